@@ -1,0 +1,1 @@
+"""Policies and training for LongVideoQA (to come: see README)."""

@@ -1,0 +1,1 @@
+"""Published benchmarks as environment suites (to come: see README)."""

@@ -1,0 +1,1 @@
+"""Long-video question answering as a Gymnasium environment."""
