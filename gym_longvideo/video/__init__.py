@@ -1,0 +1,108 @@
+"""Pixels of videos, addressed by playback time.
+
+``open_video`` gives a ``Video`` from a file; ``FramePool`` gives the candidate frames of an
+episode. Decoders are imported when the first file is opened.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from gym_longvideo.video.array import ArrayVideo
+from gym_longvideo.video.cache import CachedFrame, DiskCache, FrameCache, PoolKey
+from gym_longvideo.video.errors import (
+    BackendUnavailableError,
+    DecoderCrashError,
+    DecodeTimeoutError,
+    FrameDecodeError,
+    NoVideoStreamError,
+    UnsupportedCodecError,
+    VideoError,
+    VideoNotFoundError,
+    VideoOpenError,
+    VideoTruncatedError,
+)
+from gym_longvideo.video.pool import FramePool, pool_times
+from gym_longvideo.video.readers import ReaderPool
+from gym_longvideo.video.source import Fit, FrameBatch, FrameStatus, Video, VideoInfo
+
+__all__ = [
+    "BACKENDS",
+    "ArrayVideo",
+    "BackendUnavailableError",
+    "CachedFrame",
+    "DecodeTimeoutError",
+    "DecoderCrashError",
+    "DiskCache",
+    "Fit",
+    "FrameBatch",
+    "FrameCache",
+    "FrameDecodeError",
+    "FramePool",
+    "FrameStatus",
+    "NoVideoStreamError",
+    "PoolKey",
+    "ReaderPool",
+    "UnsupportedCodecError",
+    "Video",
+    "VideoError",
+    "VideoInfo",
+    "VideoNotFoundError",
+    "VideoOpenError",
+    "VideoTruncatedError",
+    "open_video",
+    "pool_times",
+]
+
+BACKENDS = ("pyav", "decord", "torchcodec")
+
+
+def open_video(
+    path: str | os.PathLike[str],
+    *,
+    backend: str = "pyav",
+    isolate: bool = False,
+    allow_truncated: bool = True,
+) -> Video:
+    """Open a video file.
+
+    Args:
+        path: A local video file.
+        backend: "pyav" (right on every file we know of, and the fastest), "torchcodec", or
+            "decord".
+        isolate: Decode in a process apart, so that a decoder that hangs or crashes takes nothing
+            with it. decord always does.
+        allow_truncated: Whether to accept a file that ends well before its declared duration.
+
+    Raises:
+        VideoError: The file cannot be opened; see ``errors.py`` for the kinds.
+        ValueError: Unknown backend.
+    """
+    path = os.fspath(path)
+    opener = _opener(backend)
+    if isolate and backend != "decord":
+        from functools import partial
+
+        from gym_longvideo.video.isolate import IsolatedVideo
+
+        return IsolatedVideo(
+            partial(opener, path, allow_truncated=allow_truncated), path=path, backend=backend
+        )
+    return opener(path, allow_truncated=allow_truncated)
+
+
+def _opener(backend: str) -> Callable[..., Video]:
+    if backend == "pyav":
+        from gym_longvideo.video.pyav import PyAVVideo
+
+        return PyAVVideo
+    if backend == "decord":
+        from gym_longvideo.video.decord_backend import DecordVideo
+
+        return DecordVideo
+    if backend == "torchcodec":
+        from gym_longvideo.video.torchcodec_backend import TorchCodecVideo
+
+        return TorchCodecVideo
+    raise ValueError(f"backend={backend!r} is unknown; choose one of {', '.join(BACKENDS)}")

@@ -1,8 +1,8 @@
 """The one interface to pixels: times in, frames with their true times and a status out.
 
-A video is addressed by playback time, never by frame index: the frame shown at ``t`` is the last one
-whose timestamp is <= ``t``. That has the same meaning for constant and variable frame rates, edit
-lists and start offsets, and needs no frame count and no scan of the file.
+A video is addressed by playback time, never by frame index: the frame shown at ``t`` is the last
+one whose timestamp is <= ``t``. That has the same meaning for constant and variable frame rates,
+edit lists and start offsets, and needs no frame count and no scan of the file.
 """
 
 from __future__ import annotations

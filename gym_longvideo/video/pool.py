@@ -1,0 +1,248 @@
+"""FramePool: the candidate frames of one episode, decoded when first looked at.
+
+Frames are addressed by pool slot 0..m-1, which stands for a moment of the video; nothing here
+counts source frames except to keep the pool of a very short video from repeating itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from gym_longvideo.video.cache import CachedFrame, PoolCache, PoolKey
+from gym_longvideo.video.source import Fit, FrameBatch, FrameStatus, Video
+
+Rule = Literal["midpoint", "linspace"]
+Seek = Literal["auto", "exact", "keyframe"]
+
+# seek="auto": a keyframe may stand in when nearer than this fraction of the spacing ...
+AUTO_TOLERANCE = 0.15
+# ... and never where moments are closer than this: there the point is to see change.
+AUTO_EXACT_BELOW_S = 4.0
+
+
+def pool_times(
+    duration_s: float,
+    size: int,
+    rule: Rule = "midpoint",
+    frame_count: int | None = None,
+    fps: float | None = None,
+) -> np.ndarray:
+    """Return the moments of the candidate pool.
+
+    Args:
+        duration_s: Playable seconds of the video.
+        size: Moments wanted (M); a video with fewer frames has as many as it has frames.
+        rule: "midpoint" puts slot k at ``(k + 0.5) * duration / m``. "linspace" takes source frames
+            ``linspace(0, n - 1, m)`` truncated to whole frames, as the released code of Video-MTR
+            does, each addressed in the middle of the time it is shown (so that rounded
+            timestamps cannot turn it into its neighbour).
+        frame_count: Source frames n, if known.
+        fps: Frames per second, needed by "linspace"; by default ``frame_count / duration_s``.
+
+    Returns:
+        (m,) float64 ascending playback seconds, ``m = min(size, frame_count)``.
+
+    Raises:
+        ValueError: For an empty video or pool, or a rule that cannot be applied.
+
+    >>> pool_times(8.0, 4).tolist()
+    [1.0, 3.0, 5.0, 7.0]
+    >>> pool_times(10.0, 4, "linspace", frame_count=10, fps=1.0).tolist()
+    [0.5, 3.5, 6.5, 9.5]
+    """
+    if size < 1:
+        raise ValueError(f"size={size}: a pool needs at least one frame")
+    if not 0 < duration_s < float("inf"):
+        raise ValueError(f"duration_s={duration_s} is not a positive number of seconds")
+    m = size if frame_count is None else max(1, min(size, frame_count))
+    if rule == "midpoint":
+        return (np.arange(m) + 0.5) * duration_s / m
+    if rule != "linspace":
+        raise ValueError(f"rule={rule!r} is unknown; choose 'midpoint' or 'linspace'")
+    if frame_count is None:
+        if fps is None:
+            raise ValueError("rule='linspace' counts source frames; pass frame_count= or fps=")
+        frame_count = max(1, round(duration_s * fps))
+    if fps is None:
+        fps = frame_count / duration_s
+    frames = np.linspace(0, frame_count - 1, m).astype(np.int64)
+    return np.minimum((frames + 0.5) / fps, duration_s)
+
+
+class FramePool:
+    """The candidate frames of one video.
+
+    Args:
+        video: The opened video; it stays the caller's to close.
+        size: Candidate frames wanted (M).
+        rule: Where they lie; see ``pool_times``.
+        frame_size: (H, W) in pixels.
+        fit: "stretch" or "letterbox".
+        seek: "exact" decodes the very frame of each moment. "keyframe" takes the nearest keyframe.
+            "auto" takes a keyframe within 0.15 of the spacing and is exact elsewhere, and
+            everywhere if the spacing is under 4 s.
+        cache: Frames kept beyond this episode; by default none.
+        deadline_s: Seconds one read may take; ``None`` for no limit.
+    """
+
+    def __init__(
+        self,
+        video: Video,
+        *,
+        size: int = 128,
+        rule: Rule = "midpoint",
+        frame_size: tuple[int, int] = (224, 224),
+        fit: Fit = "stretch",
+        seek: Seek = "auto",
+        cache: PoolCache | None = None,
+        deadline_s: float | None = 60.0,
+    ) -> None:
+        if seek not in ("auto", "exact", "keyframe"):
+            raise ValueError(f"seek={seek!r} is unknown; choose 'auto', 'exact' or 'keyframe'")
+        info = video.info
+        self._video = video
+        self._frame_size = (int(frame_size[0]), int(frame_size[1]))
+        self._fit: Fit = fit
+        self._seek: Seek = seek
+        self._cache = cache
+        self._deadline_s = deadline_s
+        self._times = pool_times(info.duration_s, size, rule, info.frame_count, info.fps)
+        # Cells are delimited halfway between moments: for "midpoint" those are the m equal parts.
+        self._borders = (self._times[1:] + self._times[:-1]) / 2
+        self._spacing_s = _spacing(self._times, info.duration_s)
+        self._tolerance_s = self._tolerance(self._spacing_s)
+        self._slots: dict[int, CachedFrame] = {}
+        self._key = PoolKey(
+            video=info.key,
+            decoder=str(getattr(video, "backend", type(video).__name__)),
+            size=len(self._times),
+            rule=rule,
+            frame_size=self._frame_size,
+            fit=fit,
+            tolerance_s=self._tolerance_s,
+        )
+
+    def __len__(self) -> int:
+        """Number of candidate frames m, at most ``size``."""
+        return len(self._times)
+
+    @property
+    def times(self) -> np.ndarray:
+        """(m,) float64 playback seconds of the candidate frames (a copy)."""
+        return self._times.copy()
+
+    @property
+    def spacing_s(self) -> float:
+        """Mean seconds between neighbouring candidate frames; the duration if there is one."""
+        return self._spacing_s
+
+    @property
+    def tolerance_s(self) -> float:
+        """How far a keyframe may lie from a candidate's moment and stand in for it."""
+        return self._tolerance_s
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> FrameBatch:
+        """Return candidate frames, decoding only those not seen yet in this episode.
+
+        Args:
+            indices: Pool slots in ``[0, m)``, any order, duplicates allowed.
+
+        Returns:
+            Frames in the order of ``indices``; ``frames_decoded`` counts only this call's work.
+
+        Raises:
+            IndexError: If a slot does not exist.
+            VideoError: If decoding fails; slots decoded before stay available.
+        """
+        slots = np.array(indices, dtype=np.int64, ndmin=1)
+        bad = (slots < 0) | (slots >= len(self))
+        if bad.any():
+            raise IndexError(
+                f"pool index {slots[bad][0]} does not exist; this pool has slots 0..{len(self) - 1}"
+            )
+        wanted = np.unique(slots).tolist()
+        missing = [slot for slot in wanted if slot not in self._slots]
+        if missing and self._cache is not None:
+            self._slots.update(self._cache.get(self._key, missing))
+            missing = [slot for slot in missing if slot not in self._slots]
+        decoded = 0
+        if missing:
+            batch = self._video.read(
+                self._times[missing],
+                size=self._frame_size,
+                fit=self._fit,
+                tolerance_s=self._tolerance_s,
+                deadline_s=self._deadline_s,
+            )
+            decoded = batch.frames_decoded
+            fresh = {
+                slot: CachedFrame(
+                    batch.frames[row], float(batch.actual_s[row]), FrameStatus(batch.status[row])
+                )
+                for row, slot in enumerate(missing)
+            }
+            self._slots.update(fresh)
+            if self._cache is not None:
+                self._cache.put(self._key, fresh)
+        frames = [self._slots[slot] for slot in slots.tolist()]
+        shape = (len(frames), *self._frame_size, 3)
+        return FrameBatch(
+            frames=np.stack([f.pixels for f in frames]) if frames else np.empty(shape, np.uint8),
+            requested_s=self._times[slots],
+            actual_s=np.array([f.actual_s for f in frames], np.float64),
+            status=np.array([f.status for f in frames], np.uint8),
+            frames_decoded=decoded,
+        )
+
+    def read_times(self, times: Sequence[float] | np.ndarray) -> FrameBatch:
+        """Return the frames shown at any moments, between candidate frames too.
+
+        Nothing is cached. The tolerance follows from how close these moments lie.
+
+        Args:
+            times: Playback seconds within the video, any order.
+
+        Raises:
+            ValueError: If a time lies outside the video.
+            VideoError: If decoding fails.
+        """
+        seconds = np.array(times, dtype=np.float64, ndmin=1)
+        spacing = _spacing(np.unique(seconds), self._spacing_s)
+        return self._video.read(
+            seconds,
+            size=self._frame_size,
+            fit=self._fit,
+            tolerance_s=self._tolerance(spacing),
+            deadline_s=self._deadline_s,
+        )
+
+    def cell_of(self, times: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Return the (N,) int64 pool slots whose cells contain the given playback seconds.
+
+        A cell reaches halfway to the neighbouring moments; times outside the video fall into the
+        first or last cell.
+        """
+        seconds = np.array(times, dtype=np.float64, ndmin=1)
+        return np.searchsorted(self._borders, seconds, side="right").astype(np.int64)
+
+    def _tolerance(self, spacing_s: float) -> float:
+        if self._seek == "keyframe":
+            return float("inf")
+        if self._seek == "exact" or spacing_s < AUTO_EXACT_BELOW_S:
+            return 0.0
+        return AUTO_TOLERANCE * spacing_s
+
+    def __repr__(self) -> str:
+        return (
+            f"FramePool({self._video!r}, {len(self)} slots every {self._spacing_s:.2f} s, "
+            f"{len(self._slots)} decoded)"
+        )
+
+
+def _spacing(times: np.ndarray, if_single: float) -> float:
+    if len(times) < 2:
+        return float(if_single)
+    return float((times[-1] - times[0]) / (len(times) - 1))

@@ -1,0 +1,150 @@
+"""PyAVVideo: the default backend.
+
+PyAV decodes everything FFmpeg does, opens an hour-long file in milliseconds, and leaves seeking to
+us; see ``planner.py`` for what we make of it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import av.error
+import numpy as np
+from av.video.frame import VideoFrame
+
+from gym_longvideo.video.errors import FrameDecodeError
+from gym_longvideo.video.picture import Painter
+from gym_longvideo.video.planner import SeekPlanner
+from gym_longvideo.video.probe import BACKEND, OpenedVideo, open_file
+from gym_longvideo.video.request import Deadline, check_output, check_times, empty_batch
+from gym_longvideo.video.source import Fit, FrameBatch, FrameStatus, VideoInfo
+
+# Times within this fraction of a tick of a timestamp mean that timestamp: seconds are floats.
+_TICK_SLACK = 1e-3
+
+
+class PyAVVideo:
+    """A video file read with PyAV, one thread, seeking by time.
+
+    May be pickled and used after a fork: the copy opens the file anew at its first read. Safe to
+    share between threads, which then take turns.
+
+    Args:
+        path: A local video file.
+        allow_truncated: Whether to accept a file that ends early (``info.truncated`` tells).
+
+    Raises:
+        VideoError: See ``errors.py``; raised here rather than at the first read.
+    """
+
+    backend = BACKEND
+
+    def __init__(self, path: str | os.PathLike[str], *, allow_truncated: bool = True) -> None:
+        self._path = os.fspath(path)
+        self._allow_truncated = allow_truncated
+        self._opened: OpenedVideo | None = None
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._info = self._open().info
+
+    @property
+    def info(self) -> VideoInfo:
+        """Facts about the video, as measured when it was last opened."""
+        return self._info
+
+    def read(
+        self,
+        times: Sequence[float] | np.ndarray,
+        *,
+        size: tuple[int, int] | None = None,
+        fit: Fit = "stretch",
+        tolerance_s: float = 0.0,
+        deadline_s: float | None = 60.0,
+    ) -> FrameBatch:
+        """Return the frames shown at the given playback times; see ``Video.read``."""
+        deadline = Deadline(deadline_s, self._path, BACKEND)
+        seconds = check_times(times, self._info)
+        height, width = check_output(size, fit, tolerance_s, self._info)
+        if os.getpid() != self._pid:
+            # A forked copy shares the file offset with its parent, and perhaps a lock that a
+            # thread of the parent held: leave both alone.
+            self._pid, self._lock, self._opened = os.getpid(), threading.Lock(), None
+        with self._lock:
+            return self._read(seconds, height, width, fit, tolerance_s, deadline)
+
+    def _read(
+        self,
+        seconds: np.ndarray,
+        height: int,
+        width: int,
+        fit: Fit,
+        tolerance_s: float,
+        deadline: Deadline,
+    ) -> FrameBatch:
+        opened = self._open()
+        batch = empty_batch(seconds, height, width)
+        tick_s = float(opened.time_base)
+        moments = np.floor(seconds / tick_s + _TICK_SLACK).astype(np.int64) + opened.first_pts
+        rows: dict[int, list[int]] = {}
+        for row, moment in enumerate(moments.tolist()):
+            rows.setdefault(moment, []).append(row)
+        painter = Painter()
+
+        def emit(answered: Sequence[int], frame: VideoFrame, status: FrameStatus) -> None:
+            targets = [row for moment in answered for row in rows[moment]]
+            painter.draw(frame, batch.frames[targets[0]], fit)
+            pts = frame.dts if frame.pts is None else frame.pts
+            assert pts is not None
+            for row in targets:
+                if row != targets[0]:
+                    batch.frames[row] = batch.frames[targets[0]]
+                batch.actual_s[row] = float((pts - opened.first_pts) * opened.time_base)
+                batch.status[row] = status
+
+        planner = SeekPlanner(opened)
+        try:
+            planner.collect(sorted(rows), tolerance_s / tick_s, emit, deadline)
+        except av.error.FFmpegError as error:
+            raise FrameDecodeError(
+                f"decoding failed ({error.strerror}); the file is damaged",
+                path=self._path,
+                backend=BACKEND,
+            ) from error
+        batch.frames_decoded = planner.frames_decoded
+        return batch
+
+    def close(self) -> None:
+        """Close the file. Idempotent; a later read opens it again."""
+        opened, self._opened = self._opened, None
+        if opened is not None and os.getpid() == self._pid:
+            opened.close()
+
+    def _open(self) -> OpenedVideo:
+        if self._opened is None:
+            self._opened = open_file(self._path, allow_truncated=self._allow_truncated)
+            self._info = self._opened.info
+        return self._opened
+
+    def __enter__(self) -> PyAVVideo:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "path": self._path,
+            "allow_truncated": self._allow_truncated,
+            "info": self._info,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._path, self._info = state["path"], state["info"]
+        self._allow_truncated = state["allow_truncated"]
+        self._opened, self._pid, self._lock = None, os.getpid(), threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"PyAVVideo({self._path!r})"
