@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from gym_longvideo.video.array import ArrayVideo
 from gym_longvideo.video.cache import CachedFrame, DiskCache, FrameCache, PoolKey
 from gym_longvideo.video.errors import (
     BackendUnavailableError,
@@ -23,6 +22,7 @@ from gym_longvideo.video.errors import (
     VideoOpenError,
     VideoTruncatedError,
 )
+from gym_longvideo.video.memory import ArrayVideo
 from gym_longvideo.video.pool import FramePool, pool_times
 from gym_longvideo.video.readers import ReaderPool
 from gym_longvideo.video.source import Fit, FrameBatch, FrameStatus, Video, VideoInfo

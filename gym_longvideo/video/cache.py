@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -232,13 +232,14 @@ class DiskCache:
             for slot, row in index["slots"].items():
                 if not 0 <= int(slot) < key.size:
                     raise ValueError(f"slot {slot} does not exist")
-                float(row["actual_s"]), FrameStatus(row["status"]), int(row["crc32"])
+                if not {"actual_s", "crc32"} <= row.keys() or FrameStatus(row["status"]) < 0:
+                    raise ValueError(f"slot {slot} is incomplete")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self._set_aside(key, f"unreadable index ({error})")
             return None
         return index
 
-    def _map(self, key: PoolKey, mode: str) -> np.ndarray | None:
+    def _map(self, key: PoolKey, mode: Literal["r", "r+"]) -> np.memmap | None:
         path = self._path(key, ".npy")
         try:
             pixels = np.lib.format.open_memmap(path, mode=mode)

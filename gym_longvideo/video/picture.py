@@ -76,7 +76,7 @@ class Painter:
         )
         plane = scaled.planes[0]
         # Rows are padded to plane.line_size, and the buffer dies with the frame: the caller copies.
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:height]
         return rows[:, : 3 * width].reshape(height, width, 3)
 
 

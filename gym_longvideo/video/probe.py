@@ -380,7 +380,7 @@ def _has_turned_track(file: BinaryIO, start: int, end: int) -> bool:
         if size == 1 and len(header) == 16:
             size, body = struct.unpack(">Q", header[8:])[0], start + 16
         stop = end if size == 0 else start + size
-        if stop <= body:
+        if stop < body:
             return False
         if kind in (b"moov", b"trak"):
             if _has_turned_track(file, body, min(stop, end)):
