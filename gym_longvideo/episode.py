@@ -1,8 +1,8 @@
 """Episode: the decision process itself, free of Gymnasium and of pixels.
 
 It knows the turns, the frame budget, which frames an action shows and what every turn earned. The
-environment around it reads the pixels; both the numeric and the text view step the same object. A new
-kind of action is one more dataclass in ``Action`` and one more branch in ``Episode.step``.
+environment around it reads the pixels; both the numeric and the text view step the same object. A
+new kind of action is one more dataclass in ``Action`` and one more branch in ``Episode.step``.
 
 Source: Video-MTR, arXiv 2508.20478v2, section 3.1 and Algorithm 1.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -101,8 +101,9 @@ class Budget:
             total = max(1, overview + retrieval * (max_turns - 1))
         if (overview is None or retrieval is None) and total % 4:
             raise ValueError(
-                f"frame_budget={total} cannot be split into overview {total // 2} + 2 x {total // 4}; "
-                "use a multiple of 4, or pass overview_frames= and frames_per_retrieval="
+                f"frame_budget={total} cannot be split into overview {total // 2} + 2 x "
+                f"{total // 4}; use a multiple of 4, or pass overview_frames= and "
+                "frames_per_retrieval="
             )
         overview = total // 2 if overview is None else overview
         retrieval = total // 4 if retrieval is None else retrieval
@@ -133,12 +134,16 @@ EMPTY_VIEW = View(np.zeros(0, np.int64), np.zeros(0), True)
 
 @dataclass
 class TurnLog:
-    """What happened in one turn, for the record and the renderer."""
+    """What happened in one turn, for the record and the renderer.
+
+    ``notes`` is what a wrapper wants recorded with the turn (JSON-able).
+    """
 
     action: Action
     view: View = EMPTY_VIEW
     iou: float = math.nan
     interval: tuple[int, int] = (-1, -1)
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def facts(self) -> TurnFacts:
@@ -148,7 +153,7 @@ class TurnLog:
 
 
 def overview_cells(pool_length: int, count: int) -> np.ndarray:
-    """Return (min(count, pool_length),) int64 pool indices in the middle of equal parts of the pool.
+    """Return at most ``count`` int64 pool indices, in the middle of equal parts of the pool.
 
     >>> overview_cells(128, 4).tolist()
     [16, 48, 80, 112]
@@ -179,8 +184,8 @@ def relevant_cells(
 ) -> frozenset[int]:
     """Return the pool frames inside the segments (G).
 
-    A segment shorter than the pool's spacing may hold no pool frame; the frame nearest to its middle
-    then stands for it, so that every annotated segment can be found.
+    A segment shorter than the pool's spacing may hold no pool frame; the frame nearest to its
+    middle then stands for it, so that every annotated segment can be found.
 
     >>> sorted(relevant_cells(((11.0, 30.0), (41.0, 42.0)), np.arange(0.0, 60.0, 10.0)))
     [2, 3, 4]

@@ -5,8 +5,8 @@ Everything here is pure. A reward is data (``BiLevelReward``), an episode is a l
 ``settle`` says and a stored record holds the same facts, an episode can be scored again under
 another reward without running anything (``record.rescore``).
 
-Source: Video-MTR, arXiv 2508.20478v2, section 3.2. Symbols: q_k ``TurnFacts.iou``, b_k the baseline,
-R_acc ``LedgerRow.accuracy``, R_fm ``LedgerRow.relevance``, R_format ``LedgerRow.format``.
+Source: Video-MTR, arXiv 2508.20478v2, section 3.2. Symbols: q_k ``TurnFacts.iou``, b_k the
+baseline, R_acc ``LedgerRow.accuracy``, R_fm ``LedgerRow.relevance``, R_format ``LedgerRow.format``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class TurnFacts(NamedTuple):
 
     Attributes:
         op: What the turn did; "malformed" turns spent the turn and showed nothing.
-        iou: Set IoU of the frames shown with the relevant frames; NaN unless a retrieval was judged.
+        iou: Set IoU of the frames shown with the relevant frames; NaN unless a retrieval was
+            judged.
     """
 
     op: Op
@@ -74,12 +75,12 @@ class BiLevelReward:
         relevance: Paid for a retrieval whose IoU beats the baseline by more than ``min_gain``.
         penalty: Slope of the penalty for falling below it: ``-penalty * (baseline - iou)``.
         min_gain: IoU by which the baseline must be beaten.
-        baseline: Which IoU a retrieval must beat: the "best" so far, that of the "previous" view, or
-            that of the "initial" overview. The first two count the overview too.
+        baseline: Which IoU a retrieval must beat: the "best" so far, that of the "previous" view,
+            or that of the "initial" overview. The first two count the overview too.
         rule: "improvement" pays every retrieval by the baseline; "last_iou" pays only the last
             retrieval, ``relevance * iou``.
-        gate: "hard": rewards of the turns before the last count only if the answer is right. "none":
-            they always count. "soft": as "hard", and the accuracy reward is multiplied by
+        gate: "hard": rewards of the turns before the last count only if the answer is right.
+            "none": they always count. "soft": as "hard", and the accuracy reward is multiplied by
             ``min(1, best retrieved IoU / gate_scale)`` where relevant frames are annotated.
         gate_scale: IoU at which the soft gate is fully open.
         timing: "terminal" holds everything in escrow until the episode ends; "immediate" pays each
@@ -117,9 +118,9 @@ class BiLevelReward:
             )
         if self.timing == "immediate" and (self.gate != "none" or self.rule != "improvement"):
             raise ValueError(
-                f"timing='immediate' pays a turn before the answer is known, which gate={self.gate!r} "
-                f"and rule={self.rule!r} need; use gate='none' and rule='improvement', or "
-                "timing='terminal'"
+                f"timing='immediate' pays a turn before the answer is known, which "
+                f"gate={self.gate!r} and rule={self.rule!r} need; use gate='none' and "
+                "rule='improvement', or timing='terminal'"
             )
 
     def settle(
@@ -200,7 +201,8 @@ PRESETS: Mapping[str, BiLevelReward] = {
     # Video-MTR, the paper. It gives no slope for the penalty; 0.5 keeps it below the bonus.
     "video_mtr": BiLevelReward(),
     # Video-MTR, the released code: step bonus over the previous view, no penalty, no gate, and a
-    # correct answer loses 0.1 for each earlier turn. Pair it with pool_size=64, pool_rule="linspace".
+    # correct answer loses 0.1 for each earlier turn. Pair it with pool_size=64,
+    # pool_rule="linspace".
     "video_mtr_code": BiLevelReward(
         accuracy_decay=0.1,
         penalty=0.0,

@@ -1,11 +1,27 @@
-"""Suites: ordered, finite collections of tasks, and where their videos come from."""
+"""Suites: ordered, finite collections of tasks, and where their videos come from.
+
+A suite is immutable once made: ``gym.make`` deep-copies keyword arguments, so copying one returns
+itself.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+import importlib
+import json
+import os
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
+from gym_longvideo.annotation import parse_record
 from gym_longvideo.task import Task
+from gym_longvideo.video import open_video
+from gym_longvideo.video.errors import VideoError, VideoNotFoundError
 from gym_longvideo.video.source import Video
+
+OnInvalid = Literal["raise", "skip"]
+OnMissingVideo = Literal["keep", "skip", "raise"]
 
 
 @runtime_checkable
@@ -23,7 +39,7 @@ class Suite(Protocol):
     max_options: int
 
     def __len__(self) -> int:
-        """Number of tasks."""
+        """Return the number of tasks."""
         ...
 
     def __getitem__(self, index: int) -> Task:
@@ -34,6 +50,211 @@ class Suite(Protocol):
         """Return the index of a task; raise KeyError naming the id if it does not exist."""
         ...
 
-    def open_video(self, task: Task, *, backend: str = "pyav") -> Video:
+    def open_video(self, task: Task, *, backend: str = "pyav", isolate: bool = False) -> Video:
         """Open the video of a task. Raises VideoError."""
         ...
+
+
+def load_suite(
+    suite: str | Suite, *, split: str = "train", options: Mapping[str, Any] | None = None
+) -> Suite:
+    """Return a suite from what ``gym.make(suite=...)`` takes.
+
+    Args:
+        suite: "haystack", the path of a ``.jsonl``/``.json`` annotation, "module:callable" (called
+            with ``split`` and the options), or a ``Suite``.
+        split: Split to load; a suite that is passed as an object keeps its own.
+        options: Keyword arguments of the suite.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    options = dict(options or {})
+    if not isinstance(suite, str):
+        if not isinstance(suite, Suite):
+            raise ValueError(f"suite={suite!r} is neither a name nor a Suite")
+        if options:
+            raise ValueError(f"suite_options={options} go with a suite's name, not with an object")
+        return suite
+    if suite == "haystack":
+        suite = "gym_longvideo.haystack:HaystackSuite"
+    if suite.endswith((".jsonl", ".json")):
+        return JsonlSuite(suite, split=split, **options)
+    module, _, factory = suite.partition(":")
+    if not factory:
+        raise ValueError(
+            f'suite={suite!r} is unknown; use "haystack", the path of a .jsonl file, or '
+            '"module:callable"'
+        )
+    return getattr(importlib.import_module(module), factory)(split=split, **options)
+
+
+class JsonlSuite:
+    """Tasks from a JSON Lines file (or a JSON list) and video files under one root.
+
+    Field aliases and encodings are those of ``annotation.py``; a minimal line is
+    ``{"video": "a.mp4", "question": "Which?", "options": ["x", "y"], "answer": "A"}``, and
+    ``"segments": [[start, end], ...]`` in seconds makes retrievals count.
+
+    Args:
+        annotation: Path of the file, UTF-8.
+        video_root: Directory of the videos; by default that of the annotation.
+        split: Name of the split; records with another ``"split"`` are left out.
+        name: Name of the suite; by default the file's stem.
+        on_invalid: "raise" at the first unusable record, or "skip" and list them in ``invalid``.
+        on_missing_video: "keep" asks nothing of the disk; "skip" and "raise" look every file up.
+        allow_outside: Permit videos outside ``video_root`` (``../``, absolute paths, symlinks).
+
+    Raises:
+        ValueError: Naming file and line of the first unusable record.
+        FileNotFoundError: If there is no such file or directory.
+    """
+
+    def __init__(
+        self,
+        annotation: str | os.PathLike[str],
+        *,
+        video_root: str | os.PathLike[str] | None = None,
+        split: str = "train",
+        name: str | None = None,
+        on_invalid: OnInvalid = "raise",
+        on_missing_video: OnMissingVideo = "keep",
+        allow_outside: bool = False,
+    ) -> None:
+        for key, value, choices in (
+            ("on_invalid", on_invalid, ("raise", "skip")),
+            ("on_missing_video", on_missing_video, ("keep", "skip", "raise")),
+        ):
+            if value not in choices:
+                raise ValueError(f"{key}={value!r} is unknown; use one of {list(choices)}")
+        self.path = Path(annotation)
+        self.video_root = Path(self.path.parent if video_root is None else video_root)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"no annotation at {self.path}; give the path of a .jsonl file")
+        if not self.video_root.is_dir():
+            raise FileNotFoundError(f"video_root={str(self.video_root)!r} is not a directory")
+        self.name, self.split = name or self.path.stem, split
+        self.allow_outside = allow_outside
+        self.invalid: list[str] = []
+        self._tasks: list[Task] = []
+        self._index: dict[str, int] = {}
+        for where, record in _read_records(self.path):
+            try:
+                if isinstance(record, ValueError):
+                    raise record
+                if isinstance(record, Mapping) and record.get("split", split) != split:
+                    continue
+                self._add(parse_record(record, default_id=str(len(self._tasks))), on_missing_video)
+            except (ValueError, VideoError) as error:
+                if on_invalid == "raise":
+                    raise ValueError(f"{where}: {error}") from None
+                self.invalid.append(f"{where}: {error}")
+        if not self._tasks:
+            raise ValueError(f"{self.path}: no usable task for split {split!r}")
+        self.max_options = max(len(task.options) for task in self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __getitem__(self, index: int) -> Task:
+        return self._tasks[index]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> JsonlSuite:
+        return self
+
+    def __repr__(self) -> str:
+        return f"JsonlSuite({str(self.path)!r}, split={self.split!r}, tasks={len(self)})"
+
+    def index_of(self, task_id: str) -> int:
+        """Return the index of a task."""
+        return self._index[task_id]
+
+    def open_video(self, task: Task, *, backend: str = "pyav", isolate: bool = False) -> Video:
+        """Open a task's file; refuses one that a symlink leads out of ``video_root``."""
+        if not self.allow_outside:
+            real, root = os.path.realpath(task.video), os.path.realpath(self.video_root)
+            if os.path.commonpath([real, root]) != root:
+                raise VideoNotFoundError(
+                    f"is a link to {real}, outside video_root={root}; pass allow_outside=True if "
+                    "you trust the files",
+                    path=task.video,
+                )
+        return open_video(task.video, backend=backend, isolate=isolate)
+
+    def _add(self, task: Task, on_missing_video: OnMissingVideo) -> None:
+        if task.task_id in self._index:
+            raise ValueError(f"id {task.task_id!r} is given twice; ids must be unique")
+        path = self._resolve(task.video)
+        if on_missing_video != "keep" and not os.path.isfile(path):
+            if on_missing_video == "raise":
+                raise VideoNotFoundError(
+                    'is missing; on_missing_video="skip" leaves such tasks out', path=path
+                )
+            self.invalid.append(f"task {task.task_id!r}: {path} is missing")
+            return
+        video_id = task.video if task.video_id in ("", task.video) else task.video_id
+        self._index[task.task_id] = len(self._tasks)
+        # A frozen dataclass is rebuilt by hand here: dataclasses.replace costs three times as much.
+        fields = {**task.__dict__, "video": path, "video_id": video_id}
+        self._tasks.append(Task(**fields))
+
+    def _resolve(self, video: str) -> str:
+        root = os.path.abspath(self.video_root)
+        path = os.path.abspath(os.path.join(root, video))
+        if not self.allow_outside and os.path.commonpath([path, root]) != root:
+            raise ValueError(
+                f"video={video!r} leaves video_root={root!r}; move the file there, set "
+                "video_root=, or pass allow_outside=True if you trust the annotation"
+            )
+        return path
+
+
+def _read_records(path: Path) -> list[tuple[str, Any]]:
+    """Return (place, record or the ValueError that reading it gave) pairs."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from None
+    if text.lstrip().startswith("["):
+        try:
+            records = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{path}: not valid JSON ({error})") from None
+        return [(f"{path}, record {i}", record) for i, record in enumerate(records)]
+    places = []
+    # Not splitlines(): it also splits at characters such as U+2028 that JSON strings may hold.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            record = ValueError(f"not valid JSON ({error})")
+        places.append((f"{path}, line {number}", record))
+    return places
+
+
+def question_text(task: Task) -> str:
+    r"""Return the question followed by its lettered options, one a line.
+
+    >>> question_text(Task("1", "v.mp4", "Which?", ("x", "y"), 0))
+    'Which?\nA. x\nB. y'
+    """
+    return "\n".join([task.question, *lettered(task.options)])
+
+
+def lettered(options: Sequence[str]) -> list[str]:
+    """Return options with their letters: ["A. x", "B. y"]."""
+    return [
+        f"{letter}. {option}"
+        for letter, option in zip(string.ascii_uppercase, options, strict=False)
+    ]
+
+
+def utf8_prefix(text: str, size: int) -> bytes:
+    """Return at most ``size`` bytes of UTF-8, never ending inside a character.
+
+    >>> utf8_prefix("né", 2)
+    b'n'
+    """
+    return text.encode("utf-8", "replace")[:size].decode("utf-8", "ignore").encode()

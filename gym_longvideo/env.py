@@ -1,0 +1,500 @@
+"""LongVideoQAEnv: spaces and the five-tuple around ``Episode``.
+
+The class docstring is the environment's page. Everything that decides (turns, budget, rewards) is
+in ``episode.py`` and ``rewards.py``; here are the spaces, the choice of the next task, and the
+pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+
+from gym_longvideo.episode import (
+    Action,
+    Answer,
+    Budget,
+    Episode,
+    Malformed,
+    Retrieval,
+    Retrieve,
+)
+from gym_longvideo.order import Order, TaskOrder
+from gym_longvideo.record import EpisodeRecord
+from gym_longvideo.rewards import BiLevelReward, LedgerRow, make_reward
+from gym_longvideo.suite import Suite, load_suite, question_text, utf8_prefix
+from gym_longvideo.task import Task
+from gym_longvideo.video import BACKENDS, FrameCache, VideoError
+from gym_longvideo.video.pool import Rule, Seek
+from gym_longvideo.video.source import Fit
+from gym_longvideo.viewer import Viewer
+    FrameCache,
+    VideoError,
+)
+
+OnVideoError = Literal["raise", "skip"]
+RETRIEVE, ANSWER = 0, 1
+
+
+class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
+    """Answer a question about a long video by looking twice.
+
+    ## Description
+    An episode is one multiple-choice question about one video. The agent first sees a sparse
+    overview. In each turn it either *retrieves* denser frames of an interval or *answers*; after
+    ``max_turns`` turns without an answer the episode ends unanswered. The decision process and the
+    default reward are those of Video-MTR (arXiv 2508.20478).
+
+    ## Action Space
+    ``MultiDiscrete([2, M, M, K])``: (op, start, end, choice). op 0 retrieves the interval between
+    the pool indices start and end (inclusive, either order) and ignores choice; op 1 answers choice
+    and ignores the interval. ``action_masks()`` gives the flat mask, of length ``2 + M + M + K``,
+    that sb3-contrib's MaskablePPO asks for.
+
+    ## Observation Space
+    A flat ``Dict``; F is the larger of the overview and the frames of a retrieval:
+
+    | key | space | meaning |
+    |---|---|---|
+    | frames | ``Box(0, 255, (F, H, W, 3), uint8)`` | frames of this turn, zero padded |
+    | frame_index | ``Box(-1, M-1, (F,), int64)`` | pool index of each frame, -1 for padding |
+    | frame_time | ``Box(-1, inf, (F,), float32)`` | playback seconds, -1 for padding |
+    | seen | ``MultiBinary(M)`` | every pool frame shown so far |
+    | question | ``Box(0, 255, (L,), uint8)`` | UTF-8 of question and options, zero padded |
+    | options | ``MultiBinary(K)`` | which choices exist |
+    | turn | ``Discrete(max_turns + 1)`` | turns used so far |
+
+    ## Rewards
+    ``reward="video_mtr"``: 1 for the right answer; 0.1 for each well-formed turn; for a retrieval
+    whose frames overlap the relevant frames better (set IoU) than anything shown before 0.5, for a
+    worse one 0.5 times the drop is taken off. The rewards of turns before the last count only if
+    the answer is right, so all is paid in the terminal step; ``info["turn_rewards"]`` puts it back
+    where it was earned. Use a discount of 1. Other presets: ``gym_longvideo.rewards.PRESETS``.
+
+    A retrieval in the last turn, a choice that does not exist or an interval outside the pool is
+    *malformed*: it spends the turn, shows nothing and earns no format reward.
+
+    ## Starting State
+    The next task of the suite (``order``, ``shard``), or the one that
+    ``options={"task_id": ...}`` or ``options={"index": ...}`` names.
+
+    ## Episode End
+    ``terminated``: an answer, or ``max_turns`` turns. ``truncated``: only a fault of the machinery
+    (a decode error in mid-episode); reward 0.0, ``info["infra_error"]`` says what, and such
+    episodes belong in no loss. The limit of turns is part of the process, never a TimeLimit.
+
+    ## Information
+    Always: ``task_id``, ``question``, ``options`` (tuple), ``interval`` (tuple, (-1, -1) if none),
+    ``iou`` (of this turn's frames, NaN if not judged), ``best_iou``, ``frames_shown``,
+    ``frames_decoded``, ``suspect_frames``, ``malformed`` (str), ``infra_error`` (str),
+    ``reward_terms`` (what this step's reward is made of). At the end also ``is_success``,
+    ``outcome`` ("correct", "wrong", "unanswered", "unscored", "infra_error"), ``turn_rewards``
+    ((max_turns,) float64, NaN padded), ``answer_index`` (-1 if unknown), ``segments``.
+
+    ## Arguments
+    See ``__init__``. All are JSON-able, except that a ``Suite`` or ``BiLevelReward`` may be passed.
+
+    ## References
+    Y. Xie, T. Chen, Z. Ge, L. Ni, Video-MTR: Reinforced Multi-Turn Reasoning for Long Video
+    Understanding, arXiv 2508.20478.
+
+    ## Version History
+    v0: initial version.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium's own declaration
+        "render_modes": ["rgb_array", "ansi"],
+        "render_fps": 1,
+    }
+
+    def __init__(
+        self,
+        suite: str | Suite = "haystack",
+        split: str = "train",
+        suite_options: Mapping[str, Any] | None = None,
+        max_turns: int = 3,
+        frame_budget: int | None = 32,
+        overview_frames: int | None = None,
+        frames_per_retrieval: int | None = None,
+        pool_size: int = 128,
+        pool_rule: Rule = "midpoint",
+        frame_size: int | tuple[int, int] | list[int] = 56,
+        fit: Fit = "stretch",
+        retrieval: Retrieval = "pool",
+        reward: str | Mapping[str, Any] | BiLevelReward = "video_mtr",
+        seek: Seek = "auto",
+        backend: str = "pyav",
+        isolate: bool = False,
+        deadline_s: float | None = 60.0,
+        order: Order = "shuffled",
+        shard: tuple[int, int] | list[int] | None = None,
+        on_video_error: OnVideoError = "raise",
+        max_options: int | None = None,
+        question_bytes: int = 512,
+        cache_mb: float = 0.0,
+        render_mode: str | None = None,
+    ) -> None:
+        """Make an environment; no video is opened before ``reset``.
+
+        Args:
+            suite: "haystack" (procedural), the path of a JSON Lines annotation, "module:callable"
+                that returns a ``Suite``, or a ``Suite``.
+            split: Split of the suite.
+            suite_options: Keyword arguments of the suite, e.g. ``{"families": "needle"}``.
+            max_turns: Turns of an episode (K_max).
+            frame_budget: Frames shown in an episode at most (B): B/2 in the overview, B/4 for each
+                retrieval. ``None`` for the sum of the next two.
+            overview_frames: Frames of the overview (n0) instead of B/2; 0 is legal.
+            frames_per_retrieval: Most frames of a retrieval (f_max) instead of B/4.
+            pool_size: Candidate frames of a video (M); one with fewer frames has a shorter pool.
+            pool_rule: "midpoint" of M equal parts, or "linspace" over source frames (as released).
+            frame_size: Side of the square frames in pixels, or (height, width).
+            fit: "stretch" or "letterbox" to ``frame_size``.
+            retrieval: "pool" shows pool frames of the interval; "timeline" samples the raw video
+                between its ends, so that a retrieval can see what lies between pool frames.
+            reward: Preset name, mapping of fields, or ``BiLevelReward``.
+            seek: "exact"; "keyframe" (nearest); "auto" takes a keyframe within 0.15 of the spacing
+                and is exact elsewhere and wherever the spacing is under 4 s.
+            backend: "pyav", "decord" or "torchcodec".
+            isolate: Decode in a child process, so that a decoder that crashes or hangs on a file
+                costs an episode and not the run.
+            deadline_s: Seconds one decoding call may take; ``None`` for no limit.
+            order: "shuffled" (every task once per epoch) or "sequential". Seeding starts over.
+            shard: (i, n): only tasks i, i + n, i + 2n, ..., so that n environments cover a suite.
+            on_video_error: At reset, "raise" the ``VideoError`` or "skip" to the next task.
+            max_options: K; by default the suite's own largest number of options.
+            question_bytes: L.
+            cache_mb: Megabytes of decoded frames kept between episodes; 0 keeps none.
+            render_mode: "rgb_array", "ansi" or ``None``.
+
+        Raises:
+            ValueError: For any argument that has no meaning, naming it and the fix.
+        """
+        _check_count("max_turns", max_turns, 1)
+        _check_count("pool_size", pool_size, 1)
+        _check_count("question_bytes", question_bytes, 1)
+        _check_choice("retrieval", retrieval, get_args(Retrieval))
+        _check_choice("order", order, get_args(Order))
+        _check_choice("on_video_error", on_video_error, get_args(OnVideoError))
+        _check_choice("pool_rule", pool_rule, get_args(Rule))
+        _check_choice("fit", fit, get_args(Fit))
+        _check_choice("seek", seek, get_args(Seek))
+        _check_choice("backend", backend, BACKENDS)
+        _check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
+        if deadline_s is not None and not deadline_s > 0:
+            raise ValueError(f"deadline_s={deadline_s!r} must be greater than 0, or None")
+        if not cache_mb >= 0:
+            raise ValueError(f"cache_mb={cache_mb!r} must be 0 or more")
+
+        self.suite = load_suite(suite, split=split, options=suite_options)
+        self.max_turns = max_turns
+        self.budget = Budget.split(
+            frame_budget,
+            overview=overview_frames,
+            retrieval=frames_per_retrieval,
+            max_turns=max_turns,
+        )
+        self.pool_size = pool_size
+        self.frame_size = _frame_size(frame_size)
+        self.retrieval: Retrieval = retrieval
+        self.reward = make_reward(reward)
+        self.order = TaskOrder(self.suite, order, shard)
+        self.on_video_error: OnVideoError = on_video_error
+        self.render_mode = render_mode
+        self.max_options = self.suite.max_options if max_options is None else max_options
+        _check_count("max_options", self.max_options, 1)
+
+        height, width = self.frame_size
+        count = max(self.budget.overview, self.budget.retrieval)
+        self._frames_shape = (count, height, width, 3)
+        self._question_bytes = question_bytes
+        self.observation_space = spaces.Dict(
+            {
+                "frames": spaces.Box(0, 255, self._frames_shape, np.uint8),
+                "frame_index": spaces.Box(-1, pool_size - 1, (count,), np.int64),
+                "frame_time": spaces.Box(-1.0, np.inf, (count,), np.float32),
+                "seen": spaces.MultiBinary(pool_size),
+                "question": spaces.Box(0, 255, (question_bytes,), np.uint8),
+                "options": spaces.MultiBinary(self.max_options),
+                "turn": spaces.Discrete(max_turns + 1),
+            }
+        )
+        self.action_space = spaces.MultiDiscrete([2, pool_size, pool_size, self.max_options])
+        self._nvec = (2, pool_size, pool_size, self.max_options)
+
+        self.viewer = Viewer(
+            self.suite,
+            pool_size=pool_size,
+            pool_rule=pool_rule,
+            frame_size=(height, width),
+            fit=fit,
+            seek=seek,
+            backend=backend,
+            isolate=bool(isolate),
+            deadline_s=deadline_s,
+            cache=FrameCache(int(cache_mb * 1e6)) if cache_mb else None,
+        )
+        self.episode: Episode | None = None
+        self.skipped: list[tuple[str, str]] = []
+        self._forfeit = ""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            seed: Reseeds the order of tasks and starts it over.
+            options: ``{"task_id": str}`` or ``{"index": int}`` picks a task.
+
+        Raises:
+            ValueError: For unknown options.
+            VideoError: If the video cannot be opened or its overview not decoded (with
+                ``on_video_error="skip"`` only if no task of the shard has a usable video).
+        """
+        super().reset(seed=seed)
+        if seed is not None:
+            self.order.restart()
+        picked = self.order.pick(options)
+        self._forfeit = ""
+        if picked is not None:
+            self._start(self.suite[picked])
+        else:
+            self._start_next()
+        episode = self._running()
+        return self._observation(), self._info(episode, LedgerRow())
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Take one turn.
+
+        Raises:
+            ValueError: If ``action`` lies outside the action space.
+            ResetNeeded: If the episode is over.
+        """
+        episode = self._running()
+        if episode.over:
+            raise ResetNeeded(f"the episode is over ({episode.outcome}); call reset()")
+        parsed: Action = Malformed(self._forfeit) if self._forfeit else self._parse(action)
+        self._forfeit = ""
+        view, paid = episode.step(parsed)
+        try:
+            self.viewer.show(view)
+        except VideoError as error:
+            episode.fail(f"{type(error).__name__}: {error}")
+            paid = LedgerRow()
+        truncated = episode.outcome == "infra_error"
+        info = self._info(episode, paid)
+        return self._observation(), paid.total, episode.over and not truncated, truncated, info
+
+    def forfeit(self, reason: str) -> None:
+        """Make the next ``step`` malformed, whatever its action (a reply that is no action)."""
+        self._forfeit = reason or "malformed"
+
+    def action_masks(self) -> np.ndarray:
+        """Return the flat bool mask of legal values, of length ``2 + M + M + K``.
+
+        >>> import gymnasium as gym
+        >>> env = gym.make("gym_longvideo:LongVideoQA-v0", max_turns=1).unwrapped
+        >>> _ = env.reset(seed=0)
+        >>> env.action_masks()[:2].tolist()  # with one turn there is nothing but to answer
+        [False, True]
+        """
+        episode = self._running()
+        m, k = self.pool_size, self.max_options
+        masks = np.zeros(2 + 2 * m + k, bool)
+        masks[0], masks[1] = episode.may_retrieve, True
+        length = len(episode.pool_times)
+        masks[2 : 2 + length] = masks[2 + m : 2 + m + length] = True
+        masks[2 + 2 * m : 2 + 2 * m + len(episode.task.options)] = True
+        return masks
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds spent opening and decoding since the environment was made."""
+        return dict(self.viewer.timings)
+
+    @property
+    def record(self) -> EpisodeRecord:
+        """The ``EpisodeRecord`` of the episode so far."""
+        return EpisodeRecord.of(
+            self._running(), suite=self.suite.name, split=self.suite.split, settings=self.settings
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting that can move a result, JSON-able."""
+        return {
+            "max_turns": self.max_turns,
+            "frame_budget": self.budget.total,
+            "overview_frames": self.budget.overview,
+            "frames_per_retrieval": self.budget.retrieval,
+            "pool_size": self.pool_size,
+            "pool_rule": self.viewer.pool_rule,
+            "frame_size": list(self.frame_size),
+            "fit": self.viewer.fit,
+            "retrieval": self.retrieval,
+            "reward": self.reward.to_dict(),
+            "seek": self.viewer.seek,
+            "backend": self.viewer.backend,
+        }
+
+    def render(self) -> np.ndarray | str | None:  # type: ignore[override]
+        """Draw the present state: a fixed canvas, (720, 1280, 3) uint8, or text."""
+        if self.render_mode is None:
+            gym.logger.warn('render() needs a mode: gym.make(..., render_mode="rgb_array")')
+            return None
+        from gym_longvideo import rendering  # Pillow is needed only here
+
+        if self.render_mode == "ansi":
+            return rendering.draw_text(self._running())
+        return rendering.draw_canvas(self._running(), self.viewer.frames, self.viewer.times)
+
+    def close(self) -> None:
+        """Release the decoders. Idempotent."""
+        self.viewer.close()
+
+    def _running(self) -> Episode:
+        if self.episode is None:
+            raise ResetNeeded("there is no episode yet; call reset()")
+        return self.episode
+
+    def _start_next(self) -> None:
+        for _ in range(len(self.order.indices)):
+            task = self.suite[self.order.next(self.np_random)]
+            try:
+                return self._start(task)
+            except VideoError as error:
+                if self.on_video_error == "raise":
+                    raise
+                self.skipped.append((task.task_id, f"{type(error).__name__}: {error}"))
+        last_id, last_error = self.skipped[-1]
+        raise VideoError(
+            f"no task of the {len(self.order.indices)} in this shard has a usable video; "
+            f"the last one, {last_id!r}, failed with {last_error}"
+        )
+
+    def _start(self, task: Task) -> None:
+        if len(task.options) > self.max_options:
+            raise ValueError(
+                f"task {task.task_id!r} has {len(task.options)} options, more than "
+                f"max_options={self.max_options}; raise it"
+            )
+        pool_times, info = self.viewer.open(task)
+        episode = Episode(
+            task,
+            pool_times,
+            info.duration_s,
+            info.fps,
+            self.max_turns,
+            self.budget,
+            self.retrieval,
+            self.reward,
+        )
+        self._question = _encode(question_text(task), self._question_bytes)
+        self._options = np.zeros(self.max_options, np.int8)
+        self._options[: len(task.options)] = 1
+        self.viewer.show(episode.overview)
+        self.episode = episode
+
+    def _parse(self, action: np.ndarray) -> Action:
+        try:
+            parts = [int(part) for part in action]
+            inside = len(parts) == 4 and all(
+                0 <= part < n and part == given
+                for part, n, given in zip(parts, self._nvec, action, strict=True)
+            )
+        except (TypeError, ValueError, OverflowError):
+            parts, inside = [], False
+        if not inside:
+            raise ValueError(
+                f"action {action!r} is outside MultiDiscrete({list(self._nvec)}): "
+                "(op: 0 retrieve, 1 answer; start; end; choice)"
+            )
+        op, start, end, choice = parts
+        return Answer(choice) if op == ANSWER else Retrieve(start, end)
+
+    def _observation(self) -> dict[str, Any]:
+        episode, viewer = self._running(), self.viewer
+        count = len(viewer.frames)
+        frames = np.zeros(self._frames_shape, np.uint8)
+        frame_index = np.full(self._frames_shape[0], -1, np.int64)
+        frame_time = np.full(self._frames_shape[0], -1.0, np.float32)
+        frames[:count] = viewer.frames
+        frame_index[:count] = viewer.view.cells[:count]
+        frame_time[:count] = viewer.times
+        seen = np.zeros(self.pool_size, np.int8)
+        seen[list(episode.seen)] = 1
+        return {
+            "frames": frames,
+            "frame_index": frame_index,
+            "frame_time": frame_time,
+            "seen": seen,
+            "question": self._question.copy(),
+            "options": self._options.copy(),
+            "turn": np.int64(episode.turn),
+        }
+
+    def _info(self, episode: Episode, paid: LedgerRow) -> dict[str, Any]:
+        log = episode.turns[-1] if episode.turns else None
+        iou = log.iou if log else episode.initial_iou
+        info: dict[str, Any] = {
+            "task_id": episode.task.task_id,
+            "question": episode.task.question,
+            "options": episode.task.options,
+            "interval": log.interval if log else (-1, -1),
+            "iou": iou,
+            "best_iou": episode.best_iou,
+            "frames_shown": episode.frames_shown,
+            "frames_decoded": self.viewer.decoded,
+            "suspect_frames": self.viewer.suspect,
+            "malformed": log.action.reason if log and isinstance(log.action, Malformed) else "",
+            "infra_error": episode.error,
+            "reward_terms": paid._asdict(),
+        }
+        if episode.over:
+            answer = episode.task.answer_index
+            info["is_success"] = episode.outcome == "correct"
+            info["outcome"] = episode.outcome
+            info["turn_rewards"] = episode.turn_rewards()
+            info["answer_index"] = -1 if answer is None else answer
+            info["segments"] = episode.task.segments_s
+        return info
+
+
+def _encode(text: str, size: int) -> np.ndarray:
+    """Return (size,) uint8 of UTF-8, cut on a character boundary, zero padded."""
+    encoded = np.zeros(size, np.uint8)
+    data = utf8_prefix(text, size)
+    encoded[: len(data)] = np.frombuffer(data, np.uint8)
+    return encoded
+
+
+def _frame_size(frame_size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
+    sides = [frame_size, frame_size] if isinstance(frame_size, int) else frame_size
+    try:
+        height, width = (int(side) for side in sides)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"frame_size={frame_size!r} is neither a side nor (height, width)"
+        ) from None
+    if isinstance(frame_size, bool) or min(height, width) < 1:
+        raise ValueError(f"frame_size={frame_size!r} must be 1 pixel or more")
+    return height, width
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number, {least} or more")
+
+
+def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown; use one of {list(choices)}")
+
+
+__all__ = ["ANSWER", "RETRIEVE", "LongVideoQAEnv"]

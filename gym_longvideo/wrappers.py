@@ -1,0 +1,290 @@
+"""Wrappers: the text view for language models, and two views for learners with simpler spaces.
+
+All record their constructor arguments, so ``env.spec.to_json()`` rebuilds the wrapped environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector.utils import create_shared_memory
+
+from gym_longvideo.env import ANSWER, RETRIEVE, LongVideoQAEnv
+from gym_longvideo.episode import Answer, Malformed, Retrieve, cell_edges
+from gym_longvideo.protocol import Content, Turn, lenient, make_protocol
+
+IMAGE = "<image>"
+
+
+class UnicodeText(spaces.Text):
+    """Any string of up to ``max_length`` characters.
+
+    ``gymnasium.spaces.Text`` lists its characters one by one, which cannot hold all of Unicode;
+    samples are printable ASCII.
+    """
+
+    def __init__(self, max_length: int, seed: int | np.random.Generator | None = None) -> None:
+        printable = frozenset(map(chr, range(32, 127)))
+        super().__init__(max_length, min_length=0, charset=printable, seed=seed)
+
+    def contains(self, x: Any) -> bool:
+        """Return whether ``x`` is a string that is not too long."""
+        return isinstance(x, str) and len(x) <= self.max_length
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UnicodeText) and other.max_length == self.max_length
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"UnicodeText({self.max_length})"
+
+
+@create_shared_memory.register(UnicodeText)
+def _refuse_shared_memory(space: UnicodeText, n: int = 1, ctx: Any = None) -> Any:
+    # Gymnasium 1.4 reads strings out of shared memory once, at construction: observations would
+    # stay at their initial value for ever, without a word.
+    raise ValueError(
+        "TextProtocol cannot live in AsyncVectorEnv(shared_memory=True): its text would never "
+        "change. Step text environments from a thread pool, use SyncVectorEnv, or pass "
+        "shared_memory=False"
+    )
+
+
+class TextProtocol(gym.Wrapper[dict[str, Any], Any, dict[str, Any], Any], RecordConstructorArgs):
+    """Text in, text and frames out, for multimodal language models.
+
+    The action is the model's reply; the observation is ``{"text", "frames"}``: the prompt of this
+    turn with an ``<image>`` placeholder for each frame, and the frames, (F, H, W, 3) uint8, zero
+    padded. ``messages()`` gives the whole dialogue as chat messages with images, which most callers
+    want. A reply that is no action spends the turn (``info["malformed"]`` says why).
+    ``info["lenient_choice"]`` is the option that a forgiving parser reads in a final reply (-1:
+    none).
+
+    Args:
+        env: The environment.
+        protocol: "tags", "tags_seconds", "tool_call", or an object with ``render`` and ``parse``.
+        max_length: Characters of the longest reply and prompt.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from gym_longvideo.wrappers import TextProtocol
+        >>> env = TextProtocol(gym.make("gym_longvideo:LongVideoQA-v0"))
+        >>> observation, info = env.reset(seed=0)
+        >>> observation["text"].splitlines()[0][:14]
+        'Turn 1 of 3. 1'
+        >>> reply = "<think>Look closer.</think><retrieve>10, 30</retrieve>"
+        >>> observation, reward, terminated, truncated, info = env.step(reply)
+        >>> info["interval"], info["malformed"], len(env.messages())
+        ((10, 30), '', 4)
+    """
+
+    def __init__(self, env: gym.Env, protocol: Any = "tags", max_length: int = 32768) -> None:
+        RecordConstructorArgs.__init__(self, protocol=protocol, max_length=max_length)
+        gym.Wrapper.__init__(self, env)
+        self.protocol = make_protocol(protocol)
+        frames = _frames_space(env)
+        self.action_space = UnicodeText(max_length)
+        self.observation_space = spaces.Dict({"text": UnicodeText(max_length), "frames": frames})
+        self._messages: list[dict[str, Any]] = []
+        self._turn: Turn | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Start an episode and its dialogue."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._turn = turn = self._look()
+        self._messages = [
+            {"role": "system", "content": [{"type": "text", "text": self.protocol.system(turn)}]}
+        ]
+        return self._observe(observation), {**info, "lenient_choice": -1}
+
+    def step(self, action: str) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Take the reply of a model."""
+        if not isinstance(action, str):
+            raise ValueError(f"action {action!r} is not a string; TextProtocol takes replies")
+        base, turn = _base(self), self._turn
+        if turn is None or base.episode is None:
+            raise gym.error.ResetNeeded("there is no episode yet; call reset()")
+        parsed = self.protocol.parse(action, turn)
+        forgiving = lenient(action, turn, self.protocol)
+        numeric = np.array([ANSWER, 0, 0, 0])
+        match parsed:
+            case Retrieve(start, end):
+                numeric = np.array([RETRIEVE, start, end, 0])
+            case Answer(choice):
+                numeric[3] = choice
+            case Malformed(reason):
+                base.forfeit(reason)
+        observation, reward, terminated, truncated, info = self.env.step(numeric)
+        choice = forgiving.choice if isinstance(forgiving, Answer) else -1
+        base.episode.turns[-1].notes.update(reply=action, lenient_choice=choice)
+        self._messages.append({"role": "assistant", "content": [{"type": "text", "text": action}]})
+        self._turn = self._look()
+        over = terminated or truncated
+        view = self._blank() if over else self._observe(observation)
+        return view, float(reward), terminated, truncated, {**info, "lenient_choice": choice}
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Return the dialogue so far as chat messages; images are (H, W, 3) uint8 arrays."""
+        return [{**message, "content": list(message["content"])} for message in self._messages]
+
+    @property
+    def turn(self) -> Turn:
+        """The present turn, as the protocol sees it."""
+        if self._turn is None:
+            raise gym.error.ResetNeeded("there is no episode yet; call reset()")
+        return self._turn
+
+    def _look(self) -> Turn:
+        base = _base(self)
+        episode = base.episode
+        assert episode is not None
+        last = episode.turns[-1].action if episode.turns else None
+        viewer = base.viewer
+        return Turn(
+            number=min(episode.turn + 1, episode.max_turns),
+            max_turns=episode.max_turns,
+            question=episode.task.question,
+            options=episode.task.options,
+            may_retrieve=episode.may_retrieve,
+            pool_times=episode.pool_times,
+            edges=cell_edges(episode.pool_times, episode.duration_s),
+            frames=viewer.frames,
+            frame_index=viewer.view.cells[: len(viewer.frames)],
+            frame_time=viewer.times,
+            objection=last.reason if isinstance(last, Malformed) else "",
+            first=not episode.turns,
+        )
+
+    def _observe(self, observation: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        content: Content = self.protocol.render(self.turn)
+        self._messages.append({"role": "user", "content": content})
+        parts = [part["text"] if part["type"] == "text" else IMAGE for part in content]
+        return {"text": "\n".join(parts), "frames": observation["frames"]}
+
+    def _blank(self) -> dict[str, Any]:
+        frames = _frames_space(self.env)
+        return {"text": "", "frames": np.zeros(frames.shape, frames.dtype)}
+
+
+class DiscreteIntervals(
+    gym.ActionWrapper[dict[str, np.ndarray], np.int64, np.ndarray], RecordConstructorArgs
+):
+    """One ``Discrete`` action for learners without MultiDiscrete (DQN, CleanRL).
+
+    The pool is cut into ``n_bins`` equal parts. Actions 0 .. n_bins * (n_bins + 1) / 2 - 1 retrieve
+    from the start of one part to the end of the same or a later one; the K after them answer.
+
+    Args:
+        env: The environment.
+        n_bins: Parts of the pool.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from gym_longvideo.wrappers import DiscreteIntervals
+        >>> env = DiscreteIntervals(gym.make("gym_longvideo:LongVideoQA-v0"), n_bins=8)
+        >>> env.action_space
+        Discrete(40)
+        >>> _ = env.reset(seed=0)
+        >>> env.action(0).tolist(), env.action(1).tolist(), env.action(37).tolist()
+        ([0, 0, 15, 0], [0, 0, 31, 0], [1, 0, 0, 1])
+        >>> env.action_masks().shape
+        (40,)
+    """
+
+    def __init__(self, env: gym.Env, n_bins: int = 8) -> None:
+        RecordConstructorArgs.__init__(self, n_bins=n_bins)
+        gym.ActionWrapper.__init__(self, env)
+        base = _base(self)
+        if isinstance(n_bins, bool) or not isinstance(n_bins, int):
+            raise ValueError(f"n_bins={n_bins!r} must be a whole number")
+        if not 1 <= n_bins <= base.pool_size:
+            raise ValueError(f"n_bins={n_bins} must lie in 1..pool_size={base.pool_size}")
+        self.n_bins = n_bins
+        self.pairs = [(a, b) for a in range(n_bins) for b in range(a, n_bins)]
+        self.action_space = spaces.Discrete(len(self.pairs) + base.max_options)
+
+    def action(self, action: np.int64 | int) -> np.ndarray:
+        """Return the (op, start, end, choice) of a discrete action."""
+        index = int(action)
+        if not 0 <= index < self.action_space.n:  # type: ignore[attr-defined]
+            raise ValueError(f"action {action!r} is outside {self.action_space}")
+        if index >= len(self.pairs):
+            return np.array([ANSWER, 0, 0, index - len(self.pairs)])
+        first, last = self.pairs[index]
+        edges = self._edges()
+        start = min(edges[first], edges[-1] - 1)
+        return np.array([RETRIEVE, start, max(start, edges[last + 1] - 1), 0])
+
+    def action_masks(self) -> np.ndarray:
+        """Return the bool mask of legal actions."""
+        base = _base(self)
+        masks = base.action_masks()
+        retrievals = np.full(len(self.pairs), masks[RETRIEVE])
+        return np.concatenate([retrievals, masks[2 + 2 * base.pool_size :]])
+
+    def _edges(self) -> list[int]:
+        episode = _base(self).episode
+        if episode is None:
+            raise gym.error.ResetNeeded("there is no episode yet; call reset()")
+        length = len(episode.pool_times)
+        return [i * length // self.n_bins for i in range(self.n_bins + 1)]
+
+
+class ChannelStack(
+    gym.ObservationWrapper[np.ndarray, np.ndarray, dict[str, np.ndarray]], RecordConstructorArgs
+):
+    """Only the frames, stacked along the channels: (H, W, 3 F) uint8, for NatureCNN and its kind.
+
+    Question and options are dropped: use it with suites whose question never changes.
+
+    Args:
+        env: The environment.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from gym_longvideo.wrappers import ChannelStack
+        >>> env = ChannelStack(gym.make("gym_longvideo:LongVideoQA-v0", frame_size=64))
+        >>> observation, _ = env.reset(seed=0)
+        >>> observation.shape, env.observation_space.shape
+        ((64, 64, 48), (64, 64, 48))
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        gym.ObservationWrapper.__init__(self, env)
+        count, height, width, _ = _frames_space(env).shape
+        if 3 * count > min(height, width):
+            gym.logger.warn(
+                f"ChannelStack gives {3 * count} channels at {height}x{width}: SB3 takes the "
+                "smallest side for the channels and would misread it; use a larger frame_size or "
+                "fewer frames"
+            )
+        self.observation_space = spaces.Box(0, 255, (height, width, 3 * count), np.uint8)
+
+    def observation(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """Return (H, W, 3 F) uint8; channels 3i..3i+2 are frame i."""
+        frames = observation["frames"]
+        return frames.transpose(1, 2, 0, 3).reshape(*frames.shape[1:3], -1)
+
+
+def _base(env: gym.Env) -> LongVideoQAEnv:
+    base = env.unwrapped
+    if not isinstance(base, LongVideoQAEnv):
+        raise TypeError(f"{type(base).__name__} is no LongVideoQAEnv; wrap LongVideoQA-v0")
+    return base
+
+
+def _frames_space(env: gym.Env) -> spaces.Box:
+    space = env.observation_space
+    frames = space["frames"] if isinstance(space, spaces.Dict) else None
+    if not isinstance(frames, spaces.Box):
+        raise TypeError(f"observation space {space} has no frames; wrap LongVideoQA-v0 directly")
+    return frames
