@@ -7,6 +7,7 @@ pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -33,12 +34,11 @@ from gym_longvideo.video import BACKENDS, FrameCache, VideoError
 from gym_longvideo.video.pool import Rule, Seek
 from gym_longvideo.video.source import Fit
 from gym_longvideo.viewer import Viewer
-    FrameCache,
-    VideoError,
-)
 
 OnVideoError = Literal["raise", "skip"]
 RETRIEVE, ANSWER = 0, 1
+# Finite, because check_env warns of infinite bounds; no video is longer.
+_LONGEST_S = float(np.finfo(np.float32).max)
 
 
 class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
@@ -63,7 +63,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
     |---|---|---|
     | frames | ``Box(0, 255, (F, H, W, 3), uint8)`` | frames of this turn, zero padded |
     | frame_index | ``Box(-1, M-1, (F,), int64)`` | pool index of each frame, -1 for padding |
-    | frame_time | ``Box(-1, inf, (F,), float32)`` | playback seconds, -1 for padding |
+    | frame_time | ``Box(-1, 3.4e38, (F,), float32)`` | playback seconds, -1 for padding |
     | seen | ``MultiBinary(M)`` | every pool frame shown so far |
     | question | ``Box(0, 255, (L,), uint8)`` | UTF-8 of question and options, zero padded |
     | options | ``MultiBinary(K)`` | which choices exist |
@@ -90,11 +90,12 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
 
     ## Information
     Always: ``task_id``, ``question``, ``options`` (tuple), ``interval`` (tuple, (-1, -1) if none),
-    ``iou`` (of this turn's frames, NaN if not judged), ``best_iou``, ``frames_shown``,
+    ``iou`` (of this turn's frames), ``best_iou`` (both -1.0 if nothing was judged: no segments, or
+    no retrieval), ``turns``, ``frames_shown``,
     ``frames_decoded``, ``suspect_frames``, ``malformed`` (str), ``infra_error`` (str),
     ``reward_terms`` (what this step's reward is made of). At the end also ``is_success``,
     ``outcome`` ("correct", "wrong", "unanswered", "unscored", "infra_error"), ``turn_rewards``
-    ((max_turns,) float64, NaN padded), ``answer_index`` (-1 if unknown), ``segments``.
+    ((max_turns,) float64, what each turn finally earned, zero padded), ``answer_index`` (-1 if unknown), ``segments``.
 
     ## Arguments
     See ``__init__``. All are JSON-able, except that a ``Suite`` or ``BiLevelReward`` may be passed.
@@ -217,7 +218,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             {
                 "frames": spaces.Box(0, 255, self._frames_shape, np.uint8),
                 "frame_index": spaces.Box(-1, pool_size - 1, (count,), np.int64),
-                "frame_time": spaces.Box(-1.0, np.inf, (count,), np.float32),
+                "frame_time": spaces.Box(-1.0, _LONGEST_S, (count,), np.float32),
                 "seen": spaces.MultiBinary(pool_size),
                 "question": spaces.Box(0, 255, (question_bytes,), np.uint8),
                 "options": spaces.MultiBinary(self.max_options),
@@ -284,6 +285,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         view, paid = episode.step(parsed)
         try:
             self.viewer.show(view)
+            episode.turns[-1].shown_s = self.viewer.times.tolist()
         except VideoError as error:
             episode.fail(f"{type(error).__name__}: {error}")
             paid = LedgerRow()
@@ -399,6 +401,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         self._options = np.zeros(self.max_options, np.int8)
         self._options[: len(task.options)] = 1
         self.viewer.show(episode.overview)
+        episode.overview_shown_s = self.viewer.times.tolist()
         self.episode = episode
 
     def _parse(self, action: np.ndarray) -> Action:
@@ -447,8 +450,9 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             "question": episode.task.question,
             "options": episode.task.options,
             "interval": log.interval if log else (-1, -1),
-            "iou": iou,
-            "best_iou": episode.best_iou,
+            "iou": _judged(iou),
+            "best_iou": _judged(episode.best_iou),
+            "turns": episode.turn,
             "frames_shown": episode.frames_shown,
             "frames_decoded": self.viewer.decoded,
             "suspect_frames": self.viewer.suspect,
@@ -464,6 +468,11 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             info["answer_index"] = -1 if answer is None else answer
             info["segments"] = episode.task.segments_s
         return info
+
+
+def _judged(iou: float) -> float:
+    """Return -1.0 for NaN: check_env compares infos with ==, and NaN never equals itself."""
+    return -1.0 if math.isnan(iou) else iou
 
 
 def _encode(text: str, size: int) -> np.ndarray:

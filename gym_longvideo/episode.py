@@ -136,13 +136,20 @@ EMPTY_VIEW = View(np.zeros(0, np.int64), np.zeros(0), True)
 class TurnLog:
     """What happened in one turn, for the record and the renderer.
 
-    ``notes`` is what a wrapper wants recorded with the turn (JSON-able).
+    Attributes:
+        action: The action, ``Malformed`` if it was not allowed.
+        view: The frames it asked for.
+        iou: Set IoU of those frames with the relevant ones, NaN if not judged.
+        interval: Inclusive pool indices of a retrieval, (-1, -1) otherwise.
+        shown_s: Playback seconds of the frames that were really shown (keyframes may stand in).
+        notes: What a wrapper wants recorded with the turn (JSON-able).
     """
 
     action: Action
     view: View = EMPTY_VIEW
     iou: float = math.nan
     interval: tuple[int, int] = (-1, -1)
+    shown_s: list[float] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -211,6 +218,8 @@ class Episode:
         turns: What happened so far.
         rows: The ledger; settled rows once the episode is over, provisional before.
         outcome: "" while the episode runs.
+        error: What broke, for the outcome "infra_error".
+        overview_shown_s: Playback seconds of the overview's frames as really shown.
     """
 
     task: Task
@@ -225,6 +234,7 @@ class Episode:
     rows: list[LedgerRow] = field(default_factory=list)
     outcome: Outcome = ""
     error: str = ""
+    overview_shown_s: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.relevant = relevant_cells(self.task.segments_s, self.pool_times)
@@ -310,8 +320,8 @@ class Episode:
             self.rows[-1] = LedgerRow()
 
     def turn_rewards(self) -> np.ndarray:
-        """Return (max_turns,) float64: what each turn finally earned, NaN for turns not taken."""
-        earned = np.full(self.max_turns, math.nan)
+        """Return (max_turns,) float64: what each turn finally earned, 0.0 for turns not taken."""
+        earned = np.zeros(self.max_turns)
         earned[: len(self.rows)] = [row.total for row in self.rows]
         return earned
 

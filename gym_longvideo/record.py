@@ -31,9 +31,9 @@ class EpisodeRecord:
         settings: Settings of the environment that can move a result.
         task: task_id, video, video_id, question, options, answer_index, segments_s, task_types,
         meta. pool: duration_s and length of the pool, and the relevant pool indices.
-        overview: frame_index and time_s of the overview, and its iou.
-        turns: One entry a turn: op, interval, choice, malformed, frame_index, time_s, iou, and
-            whatever a wrapper added (the reply of a language model, say).
+        overview: frame_index, time_s (asked for), shown_s (true times) and iou of the overview.
+        turns: One entry a turn: op, interval, choice, malformed, frame_index, time_s, shown_s, iou,
+            and whatever a wrapper added (the reply of a language model, say).
         ledger: One entry a turn: accuracy, relevance, format, bonus (what it finally earned).
         outcome: As in the environment's info; "" if the episode was not over.
         error: What broke, for outcome "infra_error".
@@ -69,7 +69,8 @@ class EpisodeRecord:
                     "choice": log.action.choice if isinstance(log.action, Answer) else -1,
                     "malformed": log.action.reason if isinstance(log.action, Malformed) else "",
                     "frame_index": log.view.cells.tolist(),
-                    "time_s": [float(t) for t in log.view.times],
+                    "time_s": log.view.times.tolist(),
+                    "shown_s": log.shown_s,
                     "iou": _or_none(log.iou),
                     **log.notes,
                 }
@@ -98,7 +99,8 @@ class EpisodeRecord:
             },
             overview={
                 "frame_index": episode.overview.cells.tolist(),
-                "time_s": [float(t) for t in episode.overview.times],
+                "time_s": episode.overview.times.tolist(),
+                "shown_s": episode.overview_shown_s,
                 "iou": _or_none(episode.initial_iou),
             },
             turns=turns,
