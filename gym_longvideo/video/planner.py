@@ -34,6 +34,8 @@ _AHEAD_BYTES = 32 << 20
 # Without decode times a moment is settled once this many later packets were seen (the deepest
 # reordering H.264 and HEVC allow is 16).
 _REORDER_DEPTH = 17
+# Without an index, seconds to look ahead for a keyframe that may stand in.
+_FORWARD_S = 10
 # Earlier keyframes tried when decoding from the nearest one does not yield the wanted frame.
 _MAX_LANDINGS = 9
 
@@ -98,7 +100,7 @@ class SeekPlanner:
             shown_until = pts + (key.duration or 0)
             hits = [t for t in answered if pts <= t < shown_until]
             misses = [t for t in answered if not pts <= t < shown_until]
-            broken = key.is_corrupt or frame.is_corrupt
+            broken = key.is_corrupt or frame.is_corrupt or self._opened.vague
             if hits:
                 emit(hits, frame, FrameStatus.SUSPECT if broken else FrameStatus.OK)
             if misses:
@@ -121,7 +123,8 @@ class SeekPlanner:
                     if distance < best_distance:
                         best, best_distance = packet, distance
                 # Look on only while a later keyframe could still be nearer.
-                if pts - moment >= min(best_distance, tolerance) or self._opened.indexed:
+                reach = min(best_distance, tolerance, _FORWARD_S * self._second)
+                if pts - moment >= reach or self._opened.indexed:
                     break
             if best is not None and best_distance <= tolerance:
                 return best
@@ -130,18 +133,20 @@ class SeekPlanner:
     def _key_positions(self, moment: int, tolerance: float) -> list[int]:
         """Return where to look for a keyframe near a moment, the most promising place first."""
         if not self._opened.indexed:
-            return [moment]
+            # Seeking lands anywhere in such files: try here, then from further back.
+            steps = [s for s in (0, 1, 2, 4, 8, 16) if s * self._second <= tolerance]
+            return [moment - s * self._second for s in steps]
         entries = self._opened.stream.index_entries
-        target = moment - self._opened.key_offset
-        found = []
+        offset = self._opened.key_offset
+        found = set()
         for backward in (True, False):
-            at = entries.search_timestamp(target, backward=backward)
+            at = entries.search_timestamp(moment - offset, backward=backward)
             if at >= 0 and not entries[at].is_discard:
-                found.append(entries[at].timestamp)
-        # The index may be coarse by the reordering delay, so half a second of grace here; the
+                found.add(entries[at].timestamp + offset)
+        # The index may be off by the reordering delay, so half a second of grace here; the
         # packet's own timestamp decides.
-        near = [t for t in set(found) if abs(t - target) <= tolerance + self._second / 2]
-        return sorted(near, key=lambda t: (abs(t - target), t))
+        near = [t for t in found if abs(t - moment) <= tolerance + self._second / 2]
+        return sorted(near, key=lambda t: (abs(t - moment), t))
 
     def _decode_alone(self, key: Packet) -> VideoFrame | None:
         self._set_skip("DEFAULT")
@@ -178,22 +183,26 @@ class SeekPlanner:
         done: int | None = None
         landed_at: int | None = None
         missing = moments
+        if self._opened.refreshes:
+            _, landed_at = self._land(position, moments[0], deadline)
+            position, done = landed_at - 1, len(moments)
         for landing in range(_MAX_LANDINGS):
             packets, key_at = self._land(position, missing[0], deadline)
-            run = _GroupRun(self, missing, emit, deadline, first_landing=landing == 0)
+            run = _GroupRun(self, missing, emit, deadline, first_landing=done is None)
             consumed = run.decode(packets)
             if done is None:
                 # The first landing decides which moments are of this group.
                 done = consumed
             missing = run.missing
+            self._opened.refreshes |= run.recovering
             if not missing:
                 break
             if landing == _MAX_LANDINGS - 1 or (landed_at is not None and key_at >= landed_at):
                 missing = run.use_later_frame()  # nothing earlier to start from
                 break
             landed_at = key_at
-            # Nothing came out before the wanted frame: intra refresh has not recovered yet, or the
-            # group is damaged. Decode from an earlier keyframe.
+            # Nothing good came out by the wanted frame: intra refresh has not recovered yet, or
+            # the group is damaged. Decode from an earlier keyframe.
             position = key_at - 1 if landing == 0 else key_at - step
             step *= 2
         if missing:
@@ -290,6 +299,8 @@ class _GroupRun:
         self._later: VideoFrame | None = None
         self._trouble = False
         self._started = False
+        self._key_pts: int | None = None
+        self.recovering = False
         self.missing: list[int] = []
 
     def decode(self, packets: Iterator[Packet]) -> int:
@@ -299,6 +310,8 @@ class _GroupRun:
         wanted_at = [i for i, p in enumerate(self._queue) if timestamp(p) in self._wanted]
         for _ in range(wanted_at[-1] + 1 if wanted_at else 0):
             self._send(self._queue.popleft())
+            if self.recovering:
+                break
         if self._started:
             try:
                 for frame in self._planner._context.decode(None):
@@ -336,6 +349,8 @@ class _GroupRun:
             self._queued_bytes += packet.size
             if not packet.is_discard:
                 insort(self._seen, pts)
+                if packet.is_keyframe and len(self._seen) == 1:
+                    self._key_pts = pts
             if packet.dts is not None:
                 self._settle(packet.dts)
             elif self._settled < self._end and pts > self._moments[self._settled]:
@@ -346,6 +361,8 @@ class _GroupRun:
                 return
             while len(self._queue) > _AHEAD_PACKETS or self._queued_bytes > _AHEAD_BYTES:
                 self._send(self._queue.popleft())
+            if self.recovering:
+                return
 
     def _settle(self, frontier: float) -> None:
         """Fix the frames of all moments before ``frontier``: all their candidates were seen."""
@@ -385,17 +402,35 @@ class _GroupRun:
         self._planner.frames_decoded += 1
         self._trouble = self._trouble or frame.is_corrupt
         pts = _shown_at(frame)
-        if pts is None:
+        if pts is None or self.recovering:
+            return
+        if self._previous is None and self._skips_to_recovery(pts):
+            self.recovering = True
             return
         # Frames come out in display order: one that was passed over will not come any more.
         for missed in sorted(w for w in self._wanted if w < pts):
             self._give_up(missed)
         moments = self._wanted.pop(pts, None)
         if moments is not None:
-            self._emit(moments, frame, FrameStatus.SUSPECT if self._trouble else FrameStatus.OK)
+            doubtful = self._trouble or self._planner._opened.vague
+            self._emit(moments, frame, FrameStatus.SUSPECT if doubtful else FrameStatus.OK)
         self._previous = frame
         if self._later is None:
             self._later = frame
+
+    def _skips_to_recovery(self, first_shown: int) -> bool:
+        """Tell intra refresh by the keyframe's picture being held back.
+
+        The decoder then trusts the stream's count of frames until recovery, which x264 writes too
+        low: decoding from one keyframe earlier is what gives clean pictures.
+        """
+        return (
+            self._first_landing
+            and not self._trouble
+            and self._planner._context.name == "h264"
+            and self._key_pts is not None
+            and first_shown > self._key_pts
+        )
 
     def _give_up(self, pts: int) -> None:
         """Answer the moments of a frame that did not come out, if any earlier one did."""

@@ -59,6 +59,10 @@ class OpenedVideo:
             (MP4 indexes decode times).
         edited: Whether an edit list hides packets at the beginning.
         indexed: Whether the container's index lists keyframes of the whole file.
+        vague: Whether timestamps are guesses: MPEG program streams carry few, and AVI none, so that
+            reordered frames of modern codecs are numbered in the wrong order.
+        refreshes: Whether the stream turned out to use intra refresh, where a keyframe is only the
+            beginning of a picture.
     """
 
     container: InputContainer
@@ -70,6 +74,8 @@ class OpenedVideo:
     key_offset: int
     edited: bool
     indexed: bool
+    vague: bool
+    refreshes: bool = False
 
     def close(self) -> None:
         """Close the container."""
@@ -192,7 +198,7 @@ def _measure(container: InputContainer, path: str) -> OpenedVideo:
     info = VideoInfo(
         path=path,
         container=container.format.name,
-        codec=context.name,
+        codec=context.codec.canonical_name,
         width=width,
         height=height,
         rotation=rotation,
@@ -214,6 +220,8 @@ def _measure(container: InputContainer, path: str) -> OpenedVideo:
         key_offset=_key_offset(stream, first_key),
         edited=edited,
         indexed=_is_indexed(container, stream),
+        vague=container.format.name == "mpeg"
+        or (container.format.name == "avi" and context.name in ("h264", "hevc")),
     )
 
 
@@ -309,12 +317,19 @@ def _find_end(
             if position <= first_pts:
                 return None
         else:
-            end = None
+            end: int | None = None
+            begin: int | None = None
             for packet in demux(container, stream):
                 pts = timestamp(packet)
-                if pts is not None and not packet.is_corrupt and not packet.is_discard:
-                    end = max(end or pts, pts + (packet.duration or tick))
-            if end is not None and end > first_pts:
+                if pts is None or packet.is_corrupt or packet.is_discard:
+                    continue
+                if begin is None:
+                    begin = first_pts if packet.is_keyframe else pts
+                end = max(end or pts, pts + (packet.duration or tick))
+            # MPEG-TS may land among the last few packets, behind the frame that is shown last.
+            if begin is not None and end is not None and end - begin > second // 2:
+                return end
+            if end is not None and end > first_pts and position <= first_pts:
                 return end
         if position <= first_pts:
             return None

@@ -23,7 +23,7 @@ class FrameStatus(IntEnum):
     OK = 0  # the frame shown at the requested time
     SNAPPED = 1  # a keyframe within the tolerance stands in for it
     SUBSTITUTED = 2  # the wanted frame could not be had; the nearest earlier one is given
-    SUSPECT = 3  # decoded after an error in the same group of pictures: pixels may be wrong
+    SUSPECT = 3  # damage in the same group of pictures, or guessed timestamps: may be wrong
 
 
 @dataclass(frozen=True)
