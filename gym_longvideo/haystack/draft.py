@@ -26,12 +26,14 @@ NONE_OF_THESE = "None of these"
 
 @dataclass(slots=True)
 class Card:
-    """A card, placed relative to its scene; times in seconds."""
+    """A card: when (seconds from the start of its scene), what, and where in the frame (0 to 1)."""
 
     scene: int
     offset_s: float
     length_s: float
     glyph: Glyph
+    x: float
+    y: float
 
 
 @dataclass(slots=True)
@@ -122,22 +124,19 @@ class Draft:
         self.scene = other
 
     def finish(
-        self, knobs: Knobs, dice: Dice, *, task_id: str, video: str, video_id: str, twin: str
+        self, knobs: Knobs, motion: int, *, task_id: str, video: str, video_id: str, twin: str
     ) -> tuple[Task, World]:
         """Fix every time and return the task with its world."""
         duration_s, starts_s = knobs.duration_s, self.starts_s()
         question = self.question if isinstance(self.question, str) else self.question(self)
         spans: list[Span] = []
         events: list[Event] = []
-        below = dice.unit
-        for card in self.evidence:
+        for card in (*self.evidence, *self.others):
             start_s = starts_s[card.scene] + card.offset_s
             end_s = start_s + card.length_s
             spans.append((start_s, end_s))
-            events.append(Event(start_s, end_s, card.glyph, below(), below()))
-        for card in self.others:
-            start_s = starts_s[card.scene] + card.offset_s
-            events.append(Event(start_s, start_s + card.length_s, card.glyph, below(), below()))
+            events.append(Event(start_s, end_s, card.glyph, card.x, card.y))
+        del spans[len(self.evidence) :]
         events.sort()
         around: list[Span] = []
         if self.around:
@@ -149,7 +148,7 @@ class Draft:
             looks=tuple(self.looks),
             events=tuple(events),
             event_starts_s=tuple([event.start_s for event in events]),
-            motion=dice.below(256),
+            motion=motion,
             blocks=knobs.blocks,
             glyph_scale=knobs.glyph_scale,
         )

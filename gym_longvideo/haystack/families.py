@@ -93,7 +93,7 @@ def chain(dice: Dice, knobs: Knobs) -> Draft:
     # The look that was drawn for the scene asked about goes to the scene with the pointer.
     draft.looks[asked], draft.looks[target] = draft.looks[target], draft.looks[asked]
     picture = Glyph("look", str(draft.looks[target]), "")
-    pointer = Card(asked, _anywhere(dice, knobs, draft.lengths_s[asked]), knobs.needle_s, picture)
+    pointer = _card(dice, knobs, draft, asked, picture)
     draft.kept = (asked,)
     kind = _ask_for_glyph(draft, dice, knobs, busy=(asked,))
     draft.evidence.insert(0, pointer)
@@ -332,7 +332,10 @@ def _held_up(dice: Dice, knobs: Knobs, family: str, cards: int, spare_s: float =
         lead_s = room_s * dice.between(*knobs.within)
     blank = Glyph("", "", "")
     lead_s += knobs.guard_s
-    held = [Card(scene, lead_s + offset_s, knobs.needle_s, blank) for offset_s in offsets_s]
+    held = [
+        Card(scene, lead_s + offset_s, knobs.needle_s, blank, dice.unit(), dice.unit())
+        for offset_s in offsets_s
+    ]
     return Draft(family, lengths_s, _pick_looks(dice, knobs, scene), scene, evidence=held)
 
 
@@ -396,13 +399,14 @@ def _distract(
     free = [scene for scene in range(len(draft.looks)) if scene not in taken]
     for scene in dice.sample(free, knobs.distractors):
         kind, name = dice.pick(glyphs)
-        offset_s = _anywhere(dice, knobs, draft.lengths_s[scene])
-        draft.others.append(Card(scene, offset_s, knobs.needle_s, _glyph(dice, kind, name)))
+        draft.others.append(_card(dice, knobs, draft, scene, _glyph(dice, kind, name)))
 
 
-def _anywhere(dice: Dice, knobs: Knobs, length_s: float) -> float:
-    """Return where in a scene of that length a card may begin, in seconds from its start."""
-    return dice.between(knobs.guard_s, length_s - knobs.needle_s - knobs.guard_s)
+def _card(dice: Dice, knobs: Knobs, draft: Draft, scene: int, glyph: Glyph) -> Card:
+    """Return a card that is held up at any time in a scene."""
+    latest_s = draft.lengths_s[scene] - knobs.needle_s - knobs.guard_s
+    offset_s = dice.between(knobs.guard_s, latest_s)
+    return Card(scene, offset_s, knobs.needle_s, glyph, dice.unit(), dice.unit())
 
 
 def _glyph(dice: Dice, kind: str, name: str) -> Glyph:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from gym_longvideo.haystack.glyphs import KINDS
@@ -118,12 +119,12 @@ class Knobs:
                 f"but scenes={self.scenes} leave {room_s:.1f} s; lower needle_s, scenes or options"
             )
 
-    @property
+    @cached_property
     def cell_s(self) -> float:
         """Seconds between two frames of a pool of 128."""
         return self.duration_s / POOL_CELLS
 
-    @property
+    @cached_property
     def guard_s(self) -> float:
         """Seconds that a card stays clear of the edges of its scene."""
         return self.cell_s * GUARD_CELLS
@@ -147,9 +148,6 @@ class Knobs:
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain values."""
         return asdict(self)
-
-
-KNOB_NAMES = tuple(knob.name for knob in fields(Knobs))
 
 
 def default_needle_s(duration_s: float) -> float:

@@ -128,7 +128,7 @@ class HaystackSuite:
         self.max_options = options
         self._size = size
         self._root = root_seed("haystack", VERSION, seed, split)
-        settings = json.dumps([VERSION, seed, self.knobs.to_json()], sort_keys=True)
+        settings = json.dumps(self.settings(), sort_keys=True)
         self._digest = hashlib.sha256(settings.encode()).hexdigest()[:12]
         self._built: dict[tuple[int, str], tuple[Task, World]] = {}
         self._lock = Lock()
@@ -164,6 +164,11 @@ class HaystackSuite:
             if task_id == self._task_id(index, ""):
                 return index
         raise KeyError(f"task {task_id!r} is not in {self!r}")
+
+    def settings(self) -> dict[str, Any]:
+        """Return all that the tasks follow from, but for the size, as plain values."""
+        head = {"version": VERSION, "seed": self.seed, "split": self.split}
+        return {**head, **self.knobs.to_json()}
 
     def open_video(
         self, task: Task, *, backend: str = "pyav", isolate: bool = False
@@ -268,7 +273,7 @@ class HaystackSuite:
             draft.apply(twin, Dice(mix(seed, 1 + TWINS.index(twin))))  # type: ignore[arg-type]
         built = draft.finish(
             self.knobs,
-            Dice(mix(seed, 0)),  # its own dice: a twin differs in nothing but what was changed
+            mix(seed, 0) & 0xFF,
             task_id=self._task_id(index, twin),
             video=self._video_key(index, twin),
             video_id=self._video_key(index, ""),
