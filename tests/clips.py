@@ -155,3 +155,113 @@ def tone(path: Path, seconds: float = 1.0) -> Path:
 def shown_numbers(times: Iterable[float], starts: Sequence[float]) -> list[int]:
     """Which frame is shown at each time, given when each starts being shown."""
     return [int(np.searchsorted(starts, t + 1e-9, side="right")) - 1 for t in times]
+
+
+def _steps(count: int) -> list[int]:
+    """Timestamps of a variable frame rate: steps of 1 to 5 ticks."""
+    return np.cumsum([0] + [1 + (7 * i) % 5 for i in range(count - 1)]).tolist()
+
+
+def _rotated(turns: int) -> Callable[[int], np.ndarray]:
+    """Draw frames that read upright once turned counter-clockwise ``turns`` times."""
+
+    def picture(i: int) -> np.ndarray:
+        height, width = (WIDTH, HEIGHT) if turns % 2 else (HEIGHT, WIDTH)
+        return np.ascontiguousarray(np.rot90(barcode(i, height, width), -turns))
+
+    return picture
+
+
+_HEVC = "keyint=24:min-keyint=24:scenecut=0:pools=1:log-level=none"
+
+# Name of a clip -> how to make it. All show frame numbers 0..89 at 30 frames per second, except
+# where the name says otherwise.
+CATALOG: dict[str, Callable[[Library, Path], Path]] = {
+    "cfr.mp4": lambda lib, p: h264(p),
+    "cfr.mkv": lambda lib, p: h264(p),
+    "no-b-frames.mp4": lambda lib, p: h264(p, bframes=0),
+    "vfr.mp4": lambda lib, p: h264(p, pts=_steps(90), ticks=90),
+    "vfr.mkv": lambda lib, p: h264(p, pts=_steps(90), ticks=90),
+    "open-gop.mp4": lambda lib, p: h264(p, extra=":open-gop=1"),
+    "intra-refresh.mp4": lambda lib, p: h264(p, bframes=0, extra=":intra-refresh=1"),
+    "interlaced.mp4": lambda lib, p: h264(p, extra=":interlaced=1:tff=1"),
+    # Cut at frame 35, in the middle of a group: the packets from 24 on are kept, but hidden.
+    "edit-list.mp4": lambda lib, p: remux(
+        lib["cfr.mp4"], p, shift=Fraction(-35, FPS), keep=lambda k: k.pts * k.time_base >= 0.79
+    ),
+    "start-offset.mkv": lambda lib, p: remux(lib["cfr.mkv"], p, shift=Fraction(100)),
+    "fragmented.mp4": lambda lib, p: remux(
+        lib["cfr.mp4"], p, options={"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    ),
+    "h264.ts": lambda lib, p: h264(p),
+    "open-gop.ts": lambda lib, p: h264(p, extra=":open-gop=1"),
+    "hevc.mp4": lambda lib, p: encode(
+        p, "libx265", options={"x265-params": _HEVC, "preset": "veryfast"}
+    ),
+    "vp8.webm": lambda lib, p: encode(
+        p, "libvpx", options={"g": "24", "auto-alt-ref": "1", "lag-in-frames": "16"}
+    ),
+    "vp9.webm": lambda lib, p: encode(
+        p, "libvpx-vp9", options={"g": "24", "cpu-used": "8", "deadline": "realtime"}
+    ),
+    "av1.mp4": lambda lib, p: encode(
+        p, "libsvtav1", options={"preset": "12", "g": "24", "svtav1-params": "lp=1"}
+    ),
+    "mpeg4.avi": lambda lib, p: encode(
+        p, "mpeg4", options={"g": "24", "sc_threshold": "1000000000"}, bframes=2
+    ),
+    "mjpeg.avi": lambda lib, p: encode(p, "mjpeg", pix_fmt="yuvj420p"),
+    "odd-size.mkv": lambda lib, p: h264(p, size=(97, 131), pix_fmt="yuv444p"),
+    "one-frame.mp4": lambda lib, p: h264(p, frames=1),
+    "five-frames.mp4": lambda lib, p: h264(p, frames=5),
+    "rotated-90.mp4": lambda lib, p: remux(
+        lib._make("rotated-90.raw.mp4", lambda q: h264(q, picture=_rotated(1))), p, rotation=90
+    ),
+    "rotated-180.mp4": lambda lib, p: remux(
+        lib._make("rotated-180.raw.mp4", lambda q: h264(q, picture=_rotated(2))), p, rotation=180
+    ),
+    "gif.gif": lambda lib, p: encode(p, "gif", fps=25, pix_fmt="rgb8"),
+    "flv.flv": lambda lib, p: encode(p, "flv"),
+    "program-stream.mpg": lambda lib, p: encode(p, "mpeg2video", options={"g": "24"}, bframes=2),
+    "raw.h264": lambda lib, p: h264(p),
+    "sound.m4a": lambda lib, p: tone(p),
+}
+
+# First displayed number, where it is not 0.
+FIRST_NUMBER = {"edit-list.mp4": 35}
+
+
+class Library:
+    """Clips of the catalog, made when first asked for.
+
+    Args:
+        directory: Where the files go.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __getitem__(self, name: str) -> Path:
+        return self._make(name, lambda path: CATALOG[name](self, path))
+
+    def _make(self, name: str, maker: Callable[[Path], Path]) -> Path:
+        path = self._directory / name
+        return path if path.exists() else maker(path)
+
+
+def frame_starts(path: Path) -> tuple[list[float], list[int]]:
+    """Decode a file from beginning to end, as any player does: the truth to compare with.
+
+    Returns:
+        When each frame starts being shown, in playback seconds, and its number.
+    """
+    found = []
+    with av.open(str(path)) as container:
+        stream = container.streams.best("video")
+        stream.codec_context.thread_count = 1
+        for frame in container.decode(stream):
+            pixels = np.rot90(frame.to_ndarray(format="rgb24"), (frame.rotation // 90) % 4)
+            shown = frame.dts if frame.pts is None else frame.pts
+            found.append((shown * stream.time_base, read_barcode(pixels)))
+    first = min(start for start, _ in found)
+    return [float(start - first) for start, _ in found], [number for _, number in found]

@@ -19,9 +19,10 @@ class VideoError(Exception):
     """
 
     def __init__(self, reason: str, *, path: str = "", backend: str = "") -> None:
-        self.reason, self.path, self.backend = reason, path, backend
         where = f"{path}: " if path else ""
         super().__init__(f"{where}{reason}" + (f" [{backend}]" if backend else ""))
+        # After the call above, in which ImportError resets its own attribute ``path``.
+        self.reason, self.path, self.backend = reason, path, backend
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.reason, self.path, self.backend)

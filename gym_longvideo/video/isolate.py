@@ -115,7 +115,11 @@ class IsolatedVideo:
 
     def _start(self) -> VideoInfo:
         self._child = _Child()
-        return self._ask(self._opener, self._start_deadline_s)
+        try:
+            return self._ask(self._opener, self._start_deadline_s)
+        except BaseException:
+            self.close()  # a child that could not open the file is of no use
+            raise
 
     def _ask(self, request: Any, deadline_s: float | None) -> Any:
         child = self._child

@@ -97,7 +97,8 @@ class SeekPlanner:
             if frame is None:  # a recovery point of intra refresh: no picture by itself
                 left += answered
                 continue
-            shown_until = pts + (key.duration or 0)
+            # MP4 derives durations from decode times: where frames are reordered they are wrong.
+            shown_until = pts + (1 if self._context.has_b_frames else key.duration or 1)
             hits = [t for t in answered if pts <= t < shown_until]
             misses = [t for t in answered if not pts <= t < shown_until]
             broken = key.is_corrupt or frame.is_corrupt or self._opened.vague
@@ -439,7 +440,7 @@ class _GroupRun:
             self.missing = sorted(self.missing + moments)
             return
         # VP8 and VP9 store reference frames that are never shown as packets of their own.
-        hidden = not self._trouble and self._planner._context.name in ("vp8", "vp9", "av1")
+        hidden = not self._trouble and self._planner._opened.info.codec in ("vp8", "vp9", "av1")
         self._emit(moments, self._previous, FrameStatus.OK if hidden else FrameStatus.SUBSTITUTED)
 
 

@@ -106,7 +106,8 @@ class PyAVVideo:
 
         planner = SeekPlanner(opened)
         try:
-            planner.collect(sorted(rows), tolerance_s / tick_s, emit, deadline)
+            # Moments are rounded down to ticks: one tick less keeps the promise in seconds.
+            planner.collect(sorted(rows), max(0.0, tolerance_s / tick_s - 1), emit, deadline)
         except av.error.FFmpegError as error:
             raise FrameDecodeError(
                 f"decoding failed ({error.strerror}); the file is damaged",
