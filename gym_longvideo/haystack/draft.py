@@ -104,6 +104,8 @@ class Draft:
                     )
                 )
             case "remove":
+                if not isinstance(self.question, str):
+                    self.question = self.question(self)  # it speaks of the card that goes
                 if self.family == "chain":  # the pointer stays, and leads to nothing
                     self.others.append(self.evidence[0])
                 self.evidence.clear()

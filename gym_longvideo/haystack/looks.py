@@ -13,12 +13,12 @@ import numpy as np
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (222, 32, 38),
-    "yellow": (248, 222, 32),
+    "yellow": (250, 230, 30),
     "blue": (38, 84, 240),
     "green": (34, 168, 62),
     "pink": (255, 138, 196),
     "cyan": (24, 206, 216),
-    "orange": (255, 138, 8),
+    "orange": (255, 120, 0),
     "purple": (140, 52, 196),
 }
 PATTERNS: dict[str, str] = {

@@ -148,6 +148,9 @@ class HaystackSuite:
         self.__dict__.update(state)
         self._built, self._lock = {}, Lock()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> HaystackSuite:
+        return self  # never changes, so that copies of an environment's spec share it
+
     def __len__(self) -> int:
         """Number of tasks."""
         return self._size

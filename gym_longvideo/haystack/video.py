@@ -170,8 +170,8 @@ def _card(glyph: Glyph, scale: float, height: int, width: int) -> np.ndarray:
     key = (glyph, scale, height, width)
     card = CACHE.get(key)
     if card is None:
-        side = max(5, round(min(height, width) * scale))
-        while side > 5 and card_side(side) > min(height, width):
+        side = max(1, round(min(height, width) * scale))
+        while side > 1 and card_side(side) > min(height, width):
             side -= 1
         ink = _picture(int(glyph.name), side) if glyph.kind == "look" else draw_ink(glyph, side)
         card = CACHE.put(key, draw_card(ink, glyph.colour))
