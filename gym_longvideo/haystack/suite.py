@@ -32,7 +32,9 @@ class HaystackSuite:
     """Procedural long videos with questions whose evidence is known exactly.
 
     Implements the ``Suite`` protocol. The answer of every task is uniform over its options and
-    independent of the question; ``solve`` says which moments prove it.
+    independent of the question; ``solve`` says which moments prove it. The segments of a task are
+    the spans of the cards that are needed (of a chain: pointer and target); a holistic question has
+    none, because the overview answers it and a retrieval is waste.
 
     Args:
         split: "train", "val" or "test": disjoint streams of tasks.
@@ -47,7 +49,8 @@ class HaystackSuite:
         scenes: Scenes of a video.
         depth: (low, high) relative position of needles in the video; everywhere by default.
         within: (low, high) relative position of the needle inside its scene; by default wherever
-            ``depth`` leads. (0.5, 0.5) always is the scene's middle.
+            ``depth`` leads. (0.5, 0.5) always is the middle, where retrieving around the scene
+            finds it.
         looks: How many of the 65 looks are in use; all by default.
         similarity: Chance in [0, 1] that a scene shares its colour or pattern with the one asked
             about.

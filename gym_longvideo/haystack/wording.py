@@ -25,8 +25,8 @@ TIMESTAMP = (
 ORDER = (
     "{Number} cards ({names}) are held up one after another in the scene with {look}. In which "
     "order do they appear?",
-    "The scene with {look} shows {number} cards in turn: {names}. What is their order of "
-    "appearance?",
+    "Cards with {names} (listed alphabetically) are shown in the scene with {look}. What is their "
+    "order of appearance?",
     "In the scene with {look} one sees {number} cards ({names}), each for a moment. Which order is "
     "the right one?",
 )
