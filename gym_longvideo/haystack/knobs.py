@@ -93,6 +93,7 @@ class Knobs:
 
     def _check_fit(self) -> None:
         stride_s = self.duration_s / OVERVIEW_FRAMES
+        _check_number("needle_s", self.needle_s, 0.0, self.duration_s, "seconds")
         if not 0 < self.needle_s < stride_s:
             raise ValueError(
                 f"needle_s={self.needle_s} must be above 0 and below the overview's stride of "
@@ -176,5 +177,8 @@ def _check_whole(name: str, value: int, least: int, most: int) -> int:
 
 
 def _check_range(name: str, value: tuple[float, float] | None) -> None:
-    if value is not None and not (len(value) == 2 and 0.0 <= value[0] <= value[1] <= 1.0):
+    if value is None:
+        return
+    numbers = isinstance(value, tuple) and all(isinstance(edge, int | float) for edge in value)
+    if not numbers or len(value) != 2 or not 0.0 <= value[0] <= value[1] <= 1.0:
         raise ValueError(f"{name}={value!r} must be None or (low, high) with 0 <= low <= high <= 1")

@@ -299,7 +299,7 @@ def _names(value: str | Sequence[str], known: tuple[str, ...]) -> tuple[str, ...
 
 
 def _pair(value: Any) -> tuple[float, float] | None:
-    return None if value is None else tuple(value)
+    return tuple(value) if isinstance(value, list | tuple) else value  # Knobs refuses the rest
 
 
 def _few(scenes: int) -> int:
