@@ -30,7 +30,8 @@ from gym_longvideo.record import EpisodeRecord
 from gym_longvideo.rewards import BiLevelReward, LedgerRow, make_reward
 from gym_longvideo.suite import Suite, load_suite, question_text, utf8_prefix
 from gym_longvideo.task import Task
-from gym_longvideo.video import BACKENDS, FrameCache, VideoError
+from gym_longvideo.video import BACKENDS, DiskCache, FrameCache, VideoError
+from gym_longvideo.video.cache import PoolCache
 from gym_longvideo.video.pool import Rule, Seek
 from gym_longvideo.video.source import Fit
 from gym_longvideo.viewer import Viewer
@@ -138,6 +139,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         max_options: int | None = None,
         question_bytes: int = 512,
         cache_mb: float = 0.0,
+        cache_dir: str | None = None,
         render_mode: str | None = None,
     ) -> None:
         """Make an environment; no video is opened before ``reset``.
@@ -170,7 +172,9 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             on_video_error: At reset, "raise" the ``VideoError`` or "skip" to the next task.
             max_options: K; by default the suite's own largest number of options.
             question_bytes: L.
-            cache_mb: Megabytes of decoded frames kept between episodes; 0 keeps none.
+            cache_mb: Megabytes of decoded frames kept between episodes, shared by the environments
+                of a process; 0 keeps none. With ``cache_dir``, the limit of that directory.
+            cache_dir: Directory for decoded frames, shared between processes and runs.
             render_mode: "rgb_array", "ansi" or ``None``.
 
         Raises:
@@ -238,7 +242,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             backend=backend,
             isolate=bool(isolate),
             deadline_s=deadline_s,
-            cache=FrameCache(int(cache_mb * 1e6)) if cache_mb else None,
+            cache=_cache(cache_mb, cache_dir),
         )
         self.episode: Episode | None = None
         self.skipped: list[tuple[str, str]] = []
@@ -468,6 +472,12 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             info["answer_index"] = -1 if answer is None else answer
             info["segments"] = episode.task.segments_s
         return info
+
+
+def _cache(cache_mb: float, cache_dir: str | None) -> PoolCache | None:
+    if cache_dir is not None:
+        return DiskCache(cache_dir, max_bytes=int(cache_mb * 1e6) or 10 << 30)
+    return FrameCache.shared(int(cache_mb * 1e6)) if cache_mb else None
 
 
 def _judged(iou: float) -> float:

@@ -15,7 +15,8 @@ import numpy as np
 from gym_longvideo.episode import EMPTY_VIEW, View
 from gym_longvideo.suite import Suite
 from gym_longvideo.task import Task
-from gym_longvideo.video import FrameCache, FramePool, FrameStatus, ReaderPool, VideoInfo
+from gym_longvideo.video import FramePool, FrameStatus, ReaderPool, VideoInfo
+from gym_longvideo.video.cache import PoolCache
 from gym_longvideo.video.pool import Rule, Seek
 from gym_longvideo.video.source import Fit
 
@@ -42,7 +43,7 @@ class Viewer:
     backend: str
     isolate: bool
     deadline_s: float | None
-    cache: FrameCache | None = None
+    cache: PoolCache | None = None
     view: View = EMPTY_VIEW
     times: np.ndarray = field(default_factory=lambda: np.zeros(0))
     decoded: int = 0

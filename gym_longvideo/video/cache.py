@@ -74,6 +74,9 @@ class PoolCache(Protocol):
         ...
 
 
+_shared: dict[int, FrameCache] = {}
+
+
 class FrameCache:
     """Least recently used frames in memory, bounded in bytes. Thread-safe.
 
@@ -86,6 +89,13 @@ class FrameCache:
             raise ValueError(f"max_bytes={max_bytes} is negative; use 0 to cache nothing")
         self._max_bytes = max_bytes
         self._clear()
+
+    @classmethod
+    def shared(cls, max_bytes: int) -> FrameCache:
+        """Return the one cache of this size that this process has."""
+        if max_bytes not in _shared:
+            _shared[max_bytes] = cls(max_bytes)
+        return _shared[max_bytes]
 
     def _clear(self) -> None:
         self._frames: OrderedDict[tuple[PoolKey, int], CachedFrame] = OrderedDict()
