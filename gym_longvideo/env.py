@@ -96,7 +96,8 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
     ``frames_decoded``, ``suspect_frames``, ``malformed`` (str), ``infra_error`` (str),
     ``reward_terms`` (what this step's reward is made of). At the end also ``is_success``,
     ``outcome`` ("correct", "wrong", "unanswered", "unscored", "infra_error"), ``turn_rewards``
-    ((max_turns,) float64, what each turn finally earned, zero padded), ``answer_index`` (-1 if unknown), ``segments``.
+    ((max_turns,) float64, what each turn finally earned, zero padded), ``answer_index`` (-1 if
+    unknown), ``segments``.
 
     ## Arguments
     See ``__init__``. All are JSON-able, except that a ``Suite`` or ``BiLevelReward`` may be passed.

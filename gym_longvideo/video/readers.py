@@ -17,8 +17,8 @@ _pools: weakref.WeakSet[ReaderPool] = weakref.WeakSet()
 class ReaderPool:
     """Keeps the most recently used videos open, and closes the others.
 
-    Opening costs some tens of milliseconds, an open video some megabytes. A closed one costs next to
-    nothing and still knows its duration, so it is kept too: where its frames are cached, it need
+    Opening costs some tens of milliseconds, an open video some megabytes. A closed one costs next
+    to nothing and still knows its duration, so it is kept too: where its frames are cached, it need
     never be opened again. A forked or unpickled copy starts empty: decoders do not survive either.
 
     Args:
