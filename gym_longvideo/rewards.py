@@ -141,11 +141,12 @@ class BiLevelReward:
         last = len(turns) - 1
         rows = []
         for k, turn in enumerate(turns):
-            counts = correct or self.gate == "none" or k == last
+            counts = correct or self.gate == "none"
+            well_formed = turn.op != "malformed"
             row = LedgerRow(
                 accuracy=self._accuracy(turns, k) if correct and k == last else 0.0,
                 relevance=relevance[k] if counts else 0.0,
-                format=self.format if counts and turn.op != "malformed" else 0.0,
+                format=self.format if (counts or k == last) and well_formed else 0.0,
             )
             rows.append(row)
         return rows
