@@ -287,19 +287,9 @@ class Counted(ArrayVideo):
         self.log.append(f"close {self.name}")
 
 
-def test_a_reader_pool_remembers_closed_videos_without_opening_them_again():
-    log: list[str] = []
-    pool = ReaderPool(max_open=1, max_known=1)
-    for name in "abac":
-        pool.get(name, partial(Counted, name, log))
-    assert log == ["open a", "open b", "close a", "close b", "open c", "close a"]
-    pool.get("b", partial(Counted, "b", log))  # forgotten for a, which was closed later
-    assert log[-2:] == ["open b", "close c"]
-
-
 def test_a_reader_pool_keeps_the_most_recent_videos_open():
     log: list[str] = []
-    pool = ReaderPool(max_open=2, max_known=0)
+    pool = ReaderPool(max_open=2)
     for name in "abacb":
         pool.get(name, partial(Counted, name, log))
     assert log == ["open a", "open b", "open c", "close b", "open b", "close a"]

@@ -18,12 +18,16 @@ from av.video.frame import VideoFrame
 from gym_longvideo.video.errors import FrameDecodeError
 from gym_longvideo.video.picture import Painter
 from gym_longvideo.video.planner import SeekPlanner
-from gym_longvideo.video.probe import BACKEND, OpenedVideo, open_file
+from gym_longvideo.video.probe import BACKEND, OpenedVideo, file_key, open_file
 from gym_longvideo.video.request import Deadline, check_output, check_times, empty_batch
 from gym_longvideo.video.source import Fit, FrameBatch, FrameStatus, VideoInfo
 
 # Times within this fraction of a tick of a timestamp mean that timestamp: seconds are floats.
 _TICK_SLACK = 1e-3
+
+# Facts about files opened in this process, by ``VideoInfo.key``, the oldest first.
+_measured: dict[str, VideoInfo] = {}
+_MEASURED_LIMIT = 4096
 
 
 class PyAVVideo:
@@ -48,7 +52,7 @@ class PyAVVideo:
         self._opened: OpenedVideo | None = None
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._info = self._open().info
+        self._info = self._recall() or self._open().info
 
     @property
     def info(self) -> VideoInfo:
@@ -127,7 +131,21 @@ class PyAVVideo:
         if self._opened is None:
             self._opened = open_file(self._path, allow_truncated=self._allow_truncated)
             self._info = self._opened.info
+            _measured[self._info.key] = self._info
+            while len(_measured) > _MEASURED_LIMIT:
+                _measured.pop(next(iter(_measured)), None)
         return self._opened
+
+    def _recall(self) -> VideoInfo | None:
+        """Return what an earlier opening of the same, unchanged file measured.
+
+        The file then need not be opened at all where its frames are cached.
+        """
+        try:
+            info = _measured.get(file_key(self._path))
+        except OSError:
+            return None
+        return None if info is None or (info.truncated and not self._allow_truncated) else info
 
     def __enter__(self) -> PyAVVideo:
         return self

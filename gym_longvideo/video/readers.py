@@ -17,26 +17,21 @@ _pools: weakref.WeakSet[ReaderPool] = weakref.WeakSet()
 class ReaderPool:
     """Keeps the most recently used videos open, and closes the others.
 
-    Opening costs some tens of milliseconds, an open video some megabytes. A closed one costs next
-    to nothing and still knows its duration, so it is kept too: where its frames are cached, it need
-    never be opened again. A forked or unpickled copy starts empty: decoders do not survive either.
+    Opening costs some tens of milliseconds, an open video some megabytes. A forked or unpickled
+    copy starts empty: decoders do not survive either.
 
     Args:
         max_open: Videos kept open; 0 keeps none beyond the next call of ``get``.
-        max_known: Closed videos remembered.
     """
 
-    def __init__(self, max_open: int = 2, max_known: int = 1024) -> None:
+    def __init__(self, max_open: int = 2) -> None:
         if max_open < 0:
             raise ValueError(f"max_open={max_open} is negative; use 0 to keep no video open")
-        if max_known < 0:
-            raise ValueError(f"max_known={max_known} is negative; use 0 to remember none")
-        self._max_open, self._max_known = max_open, max_known
+        self._max_open = max_open
         self._start_empty()
 
     def _start_empty(self) -> None:
         self._videos: OrderedDict[Any, Video] = OrderedDict()
-        self._known: OrderedDict[Any, Video] = OrderedDict()
         self._lock = threading.Lock()
         self._pid = os.getpid()
         _pools.add(self)
@@ -55,15 +50,11 @@ class ReaderPool:
         with self._lock:
             video = self._videos.get(key)
             if video is None:
-                video = self._known.pop(key, None) or opener()
+                video = opener()
                 self._videos[key] = video
             self._videos.move_to_end(key)
             while len(self._videos) > max(1, self._max_open):
-                old_key, old = self._videos.popitem(last=False)
-                old.close()
-                self._known[old_key] = old
-            while len(self._known) > self._max_known:
-                self._known.popitem(last=False)
+                self._videos.popitem(last=False)[1].close()
             return video
 
     def __len__(self) -> int:
@@ -75,15 +66,14 @@ class ReaderPool:
             self._start_empty()
         with self._lock:
             videos, self._videos = self._videos, OrderedDict()
-            self._known.clear()
         for video in videos.values():
             video.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"max_open": self._max_open, "max_known": self._max_known}
+        return {"max_open": self._max_open}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._max_open, self._max_known = state["max_open"], state["max_known"]
+        self._max_open = state["max_open"]
         self._start_empty()
 
 
