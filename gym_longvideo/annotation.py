@@ -51,7 +51,7 @@ def parse_record(record: Mapping[str, Any], *, default_id: str) -> Task:
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"question={question!r} must be a string that says something")
     video = first(record, VIDEO, "video")
-    if not isinstance(video, str) or not video.strip():
+    if not isinstance(video, str) or not video.strip() or "\0" in video:
         raise ValueError(f"video={video!r} must be a path")
     options = parse_options(record)
     issues = ["duplicate_options"] if len(set(options)) < len(options) else []
@@ -66,7 +66,8 @@ def parse_record(record: Mapping[str, Any], *, default_id: str) -> Task:
     if isinstance(identity, bool) or not isinstance(identity, (str, int)):
         raise ValueError(f"id={identity!r} must be a string or a whole number")
     kinds = next((record[name] for name in TASK_TYPE if name in record), ())
-    used = {*QUESTION, *ANSWER, *VIDEO, *SEGMENTS, *IDENTITY, *OPTIONS, *TASK_TYPE, "duration"}
+    used = {*QUESTION, *ANSWER, *VIDEO, *SEGMENTS, *IDENTITY, *OPTIONS, *TASK_TYPE}
+    used |= {"duration", "duration_s"} if duration_s is not None else set()
     return Task(
         task_id=str(identity),
         video=video,
@@ -169,7 +170,7 @@ def parse_answer(answer: Any, options: tuple[str, ...]) -> tuple[int | None, boo
 
 def _in_range(index: int, answer: Any, options: tuple[str, ...]) -> int:
     if not 0 <= index < len(options):
-        last = string.ascii_uppercase[len(options) - 1]
+        last = chr(ord("A") + len(options) - 1)
         raise ValueError(
             f"answer={answer!r} is not among the {len(options)} options; use A..{last} or "
             f"0..{len(options) - 1}"
@@ -189,7 +190,7 @@ def parse_segments(
     >>> parse_segments("00:15-01:02", 90.0)
     (((15.0, 62.0),), False)
     """
-    if raw is None or raw == [] or raw == "":
+    if raw is None or raw in ([], (), ""):
         return (), False
     if isinstance(raw, str):
         raw = raw.split("-")
@@ -232,7 +233,7 @@ def parse_time(value: Any) -> float:
 
 
 def _duration(value: Any) -> float | None:
-    # Video-MME's "duration" is a class ("short"), not seconds: it stays in meta's company.
+    # Video-MME's "duration" is a class ("short"), not seconds: it stays in meta.
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     if not 0 < value < float("inf"):

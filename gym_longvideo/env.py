@@ -24,6 +24,7 @@ from gym_longvideo.episode import (
     Malformed,
     Retrieval,
     Retrieve,
+    View,
 )
 from gym_longvideo.order import Order, TaskOrder
 from gym_longvideo.record import EpisodeRecord
@@ -192,10 +193,12 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         _check_choice("seek", seek, get_args(Seek))
         _check_choice("backend", backend, BACKENDS)
         _check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
-        if deadline_s is not None and not deadline_s > 0:
-            raise ValueError(f"deadline_s={deadline_s!r} must be greater than 0, or None")
-        if not cache_mb >= 0:
-            raise ValueError(f"cache_mb={cache_mb!r} must be 0 or more")
+        if deadline_s is not None and not (_is_number(deadline_s) and deadline_s > 0):
+            raise ValueError(
+                f"deadline_s={deadline_s!r} must be a number of seconds greater than 0, or None"
+            )
+        if not (_is_number(cache_mb) and cache_mb >= 0):
+            raise ValueError(f"cache_mb={cache_mb!r} must be a number, 0 or more")
 
         self.suite = load_suite(suite, split=split, options=suite_options)
         self.max_turns = max_turns
@@ -219,6 +222,8 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         count = max(self.budget.overview, self.budget.retrieval)
         self._frames_shape = (count, height, width, 3)
         self._question_bytes = question_bytes
+        self._no_index = np.full(count, -1, np.int64)
+        self._no_time = np.full(count, -1.0, np.float32)
         self.observation_space = spaces.Dict(
             {
                 "frames": spaces.Box(0, 255, self._frames_shape, np.uint8),
@@ -267,7 +272,8 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         if seed is not None:
             self.order.restart()
         picked = self.order.pick(options)
-        self._forfeit = ""
+        # A reset that fails leaves no episode: its pixels would be those of another video.
+        self.episode, self._forfeit = None, ""
         if picked is not None:
             self._start(self.suite[picked])
         else:
@@ -289,7 +295,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         self._forfeit = ""
         view, paid = episode.step(parsed)
         try:
-            self.viewer.show(view)
+            self._show(view)
             episode.turns[-1].shown_s = self.viewer.times.tolist()
         except VideoError as error:
             episode.fail(f"{type(error).__name__}: {error}")
@@ -371,8 +377,14 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         return self.episode
 
     def _start_next(self) -> None:
-        for _ in range(len(self.order.indices)):
-            task = self.suite[self.order.next(self.np_random)]
+        # A shuffled order may repeat tasks at the border of two epochs before it has named all.
+        tried: set[int] = set()
+        while len(tried) < len(self.order.indices):
+            index = self.order.next(self.np_random)
+            if index in tried:
+                continue
+            tried.add(index)
+            task = self.suite[index]
             try:
                 return self._start(task)
             except VideoError as error:
@@ -402,10 +414,11 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             self.retrieval,
             self.reward,
         )
+        self._seen = np.zeros(self.pool_size, np.int8)
         self._question = _encode(question_text(task), self._question_bytes)
         self._options = np.zeros(self.max_options, np.int8)
         self._options[: len(task.options)] = 1
-        self.viewer.show(episode.overview)
+        self._show(episode.overview)
         episode.overview_shown_s = self.viewer.times.tolist()
         self.episode = episode
 
@@ -426,22 +439,25 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         op, start, end, choice = parts
         return Answer(choice) if op == ANSWER else Retrieve(start, end)
 
+    def _show(self, view: View) -> None:
+        self._seen[view.cells] = 1
+        self.viewer.show(view)
+
     def _observation(self) -> dict[str, Any]:
         episode, viewer = self._running(), self.viewer
-        count = len(viewer.frames)
-        frames = np.zeros(self._frames_shape, np.uint8)
-        frame_index = np.full(self._frames_shape[0], -1, np.int64)
-        frame_time = np.full(self._frames_shape[0], -1.0, np.float32)
-        frames[:count] = viewer.frames
+        count = len(viewer.times)
+        frames = np.empty(self._frames_shape, np.uint8)
+        viewer.put(frames)
+        frames[count:] = 0
+        frame_index = self._no_index.copy()
         frame_index[:count] = viewer.view.cells[:count]
+        frame_time = self._no_time.copy()
         frame_time[:count] = viewer.times
-        seen = np.zeros(self.pool_size, np.int8)
-        seen[list(episode.seen)] = 1
         return {
             "frames": frames,
             "frame_index": frame_index,
             "frame_time": frame_time,
-            "seen": seen,
+            "seen": self._seen.copy(),
             "question": self._question.copy(),
             "options": self._options.copy(),
             "turn": np.int64(episode.turn),
@@ -495,20 +511,24 @@ def _encode(text: str, size: int) -> np.ndarray:
 
 
 def _frame_size(frame_size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
-    sides = [frame_size, frame_size] if isinstance(frame_size, int) else frame_size
-    try:
-        height, width = (int(side) for side in sides)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"frame_size={frame_size!r} is neither a side nor (height, width)"
-        ) from None
-    if isinstance(frame_size, bool) or min(height, width) < 1:
+    sides = frame_size if isinstance(frame_size, (tuple, list)) else (frame_size, frame_size)
+    if len(sides) != 2 or not all(_is_whole(side) for side in sides):
+        raise ValueError(f"frame_size={frame_size!r} is neither a side nor (height, width)")
+    if min(sides) < 1:
         raise ValueError(f"frame_size={frame_size!r} must be 1 pixel or more")
-    return height, width
+    return int(sides[0]), int(sides[1])
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_whole(value) or (isinstance(value, (float, np.floating)) and math.isfinite(value))
 
 
 def _check_count(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+    if not _is_whole(value) or value < least:
         raise ValueError(f"{name}={value!r} must be a whole number, {least} or more")
 
 

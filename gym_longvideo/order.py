@@ -6,6 +6,7 @@ shuffled, whole or as one of n shards that together visit every task exactly onc
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -87,9 +88,9 @@ def _shard(total: int, shard: tuple[int, int] | list[int] | None) -> np.ndarray:
     if shard is None:
         return np.arange(total)
     try:
-        i, n = (int(part) for part in shard)
+        i, n = (operator.index(part) for part in shard)
     except (TypeError, ValueError):
-        raise ValueError(f"shard={shard!r} is not a pair (i, n)") from None
+        raise ValueError(f"shard={shard!r} is not a pair (i, n) of whole numbers") from None
     if not 0 <= i < n:
         raise ValueError(f"shard={shard!r} needs 0 <= i < n")
     if i >= total:

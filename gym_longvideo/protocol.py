@@ -87,6 +87,9 @@ class TurnProtocol(Protocol):
         ...
 
 
+_TIME = re.compile(r"\s{0,9}[0-9][0-9.:]{0,31}\s{0,9}\Z")
+
+
 class Tags:
     """The paper's form: a think part, then a retrieve or an answer tag.
 
@@ -224,7 +227,7 @@ class TagsSeconds(Tags):
         Retrieve(start=7, end=13)
         """
         parts = inside.split(",")
-        if len(parts) != 2 or max(map(len, parts)) > 32:
+        if len(parts) != 2 or not all(_TIME.match(part) for part in parts):
             return Malformed(f"retrieve needs two times, got {_clip(inside)}")
         return _from_seconds(parts[0].strip(), parts[1].strip(), turn)
 
@@ -336,8 +339,9 @@ def make_protocol(protocol: str | TurnProtocol) -> TurnProtocol:
     return PROTOCOLS[protocol]()
 
 
+# A small letter before another word is an article: "the answer is a dog" names no option.
 _PHRASE = re.compile(
-    r"(?:answer|option|choice)\s{0,4}(?:is|:)?\s{0,4}\(?([A-Za-z])\b", re.IGNORECASE
+    r"(?i:answer|option|choice)\s{0,4}(?i:is|:)?\s{0,4}\(?([A-Z]\b|[a-z]\b(?!\s{1,4}\w))"
 )
 _LONE = re.compile(r"(?<![A-Za-z])\(?([A-Z])(?:[).:]|\s{0,4}$)")
 

@@ -69,6 +69,10 @@ def load_suite(
     Raises:
         ValueError: If it is none of these.
     """
+    if not isinstance(options, (Mapping, type(None))):
+        raise ValueError(
+            f'suite_options={options!r} must map names to values: {{"families": "needle"}}'
+        )
     options = dict(options or {})
     if not isinstance(suite, str):
         if not isinstance(suite, Suite):
@@ -86,7 +90,11 @@ def load_suite(
             f'suite={suite!r} is unknown; use "haystack", the path of a .jsonl file, or '
             '"module:callable"'
         )
-    return getattr(importlib.import_module(module), factory)(split=split, **options)
+    try:
+        make = getattr(importlib.import_module(module), factory)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"suite={suite!r} cannot be imported: {error}") from error
+    return make(split=split, **options)
 
 
 class JsonlSuite:
@@ -138,13 +146,13 @@ class JsonlSuite:
         self.invalid: list[str] = []
         self._tasks: list[Task] = []
         self._index: dict[str, int] = {}
-        for where, record in _read_records(self.path):
+        for position, (where, record) in enumerate(_read_records(self.path)):
             try:
                 if isinstance(record, ValueError):
                     raise record
                 if isinstance(record, Mapping) and record.get("split", split) != split:
                     continue
-                self._add(parse_record(record, default_id=str(len(self._tasks))), on_missing_video)
+                self._add(parse_record(record, default_id=str(position)), on_missing_video)
             except (ValueError, VideoError) as error:
                 if on_invalid == "raise":
                     raise ValueError(f"{where}: {error}") from None
@@ -218,7 +226,7 @@ def _read_records(path: Path) -> list[tuple[str, Any]]:
     if text.lstrip().startswith("["):
         try:
             records = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not valid JSON ({error})") from None
         return [(f"{path}, record {i}", record) for i, record in enumerate(records)]
     places = []
@@ -228,7 +236,7 @@ def _read_records(path: Path) -> list[tuple[str, Any]]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             record = ValueError(f"not valid JSON ({error})")
         places.append((f"{path}, line {number}", record))
     return places

@@ -44,6 +44,10 @@ class Task:
     def __post_init__(self) -> None:
         if not self.options:
             raise ValueError(f"task {self.task_id!r}: options is empty; a task needs choices")
+        if len(self.options) > 26:
+            raise ValueError(
+                f"task {self.task_id!r} has {len(self.options)} options; there are letters for 26"
+            )
         if self.answer_index is not None and not 0 <= self.answer_index < len(self.options):
             raise ValueError(
                 f"task {self.task_id!r}: answer_index={self.answer_index} is not one of the "
