@@ -96,7 +96,7 @@ def repeat(unit: Path, path: Path, *, times: int, unit_s: int) -> None:
                 packet = av.Packet(content)
                 packet.pts, packet.dts = pts + turn * ticks, dts + turn * ticks  # type: ignore
                 packet.is_keyframe, packet.stream = is_keyframe, target
-                packet.time_base = stream.time_base
+                packet.time_base = stream.time_base  # type: ignore
                 output.mux(packet)
     os.replace(temporary, path)
 
@@ -430,7 +430,7 @@ def compare(medians: Sequence[dict[str, float]]) -> dict[str, float | None]:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--quick", action="store_true", help="10-minute files, fewer repeats")
     parser.add_argument("--directory", type=Path, default=Path("runs/speed"), help="for the files")

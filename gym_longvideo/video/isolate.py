@@ -214,7 +214,9 @@ class _Child:
 
 def _end(process: subprocess.Popen[bytes], owner: int) -> None:
     if os.getpid() != owner:
-        return  # a forked copy of the owner: the child is not ours
+        # A forked copy of the owner: the child is not ours. Popen would warn of leaving it running.
+        process.returncode = 0
+        return
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout):

@@ -50,8 +50,9 @@ class SeekPlanner:
         self._opened = opened
         self._context = opened.stream.codec_context
         self._second = max(1, round(1 / opened.time_base))
-        # Of two packets that hold the fields of one frame, the first must not be skipped.
-        progressive = self._context.field_order in (0, 1)
+        # Of two packets that hold the fields of one frame, the first must not be skipped. PyAV 17
+        # does not tell: then nothing is.
+        progressive = getattr(self._context, "field_order", None) in (0, 1)
         self._may_skip = self._context.name in _SKIPPING_CODECS and progressive
         self.frames_decoded = 0
 
@@ -93,6 +94,7 @@ class SeekPlanner:
             else:
                 chosen.setdefault(pts, (key, []))[1].append(moment)
         for pts, (key, answered) in chosen.items():
+            deadline.check()
             frame = self._decode_alone(key)
             if frame is None:  # a recovery point of intra refresh: no picture by itself
                 left += answered

@@ -82,7 +82,12 @@ class FrameBatch:
 
 @runtime_checkable
 class Video(Protocol):
-    """An opened video."""
+    """An opened video.
+
+    One that is computed rather than decoded may also have ``draw(times, frames, fit)``, which
+    writes what ``read`` would return into a C-contiguous (N, H, W, 3) uint8 array, for N float64
+    times that are known to lie in the video.
+    """
 
     @property
     def info(self) -> VideoInfo:

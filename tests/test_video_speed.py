@@ -1,0 +1,54 @@
+"""The measuring program: its files are right, and its arithmetic."""
+
+from __future__ import annotations
+
+import clips
+import numpy as np
+import pytest
+
+from gym_longvideo import speed
+from gym_longvideo.video import open_video
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """Twelve seconds made of a clip of three, repeated."""
+    folder = tmp_path_factory.mktemp("film")
+    unit = clips.h264(folder / "unit.mp4")
+    speed.repeat(unit, folder / "film.mp4", times=4, unit_s=3)
+    return folder / "film.mp4"
+
+
+def test_a_repeated_file_plays_its_frames_over_and_over(film):
+    video = open_video(film)
+    assert video.info.duration_s == pytest.approx(12.0)
+    assert video.info.frame_count == 360
+    numbers = np.arange(5, 360, 11)
+    batch = video.read((numbers + 0.5) / 30, size=(48, 64))
+    assert clips.read_barcodes(batch.frames) == (numbers % 90).tolist()
+    video.close()
+
+
+def test_the_floor_counts_frames_from_the_keyframe_to_the_last_target(film, monkeypatch):
+    clock = iter([0.0, 900.0])  # 900 seconds for all 360 frames: 2.5 each
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
+    # Keyframes every 24 frames: 30 and 26 share the run 24..30, 100 lies in 90..113.
+    shown = [[30 / 30, 100 / 30], [26 / 30]]
+    assert speed.run_floor(str(film), shown)["seconds"] == pytest.approx(2.5 * (7 + 11))
+
+
+def test_rivals_return_how_long_they_took(film):
+    shown = [[0.0, 4.0, 8.0]]
+    assert speed.run_textbook_pyav(str(film), shown)["seconds"] > 0
+    ours = speed.run_ours(str(film), "exact", turns=3)
+    # Slots 44, 52, 60, 68 were seen when the second turn comes, 52 and 56 when the third does.
+    assert [len(times) for times in ours["shown"]] == [16, 4, 6]
+
+
+def test_ratios_are_the_worst_over_the_files_and_absent_rivals_are_none():
+    fast = {"reset_exact/ours": 1.0, "reset_exact/decord": 9.0, "reset_exact/floor": 1.0}
+    slow = {"reset_exact/ours": 2.0, "reset_exact/decord": 6.0, "reset_exact/floor": 4.0}
+    found = speed.compare([fast, slow])
+    assert found["reset_exact_vs_decord"] == 3.0
+    assert found["reset_exact_vs_floor"] == 1.0
+    assert found["reset_exact_vs_torchcodec"] is None
