@@ -1,12 +1,14 @@
 """Viewer: opens the video of a task and reads the pixels of what a turn shows.
 
 It keeps a decoder open only as long as it may be needed, and survives pickling in mid-episode by
-opening the video again where the copy decodes next.
+opening the video again where the copy decodes next. What costs little to draw again (a video with a
+``draw`` method) is drawn straight to where it is wanted, and not kept.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +19,10 @@ from gym_longvideo.suite import Suite
 from gym_longvideo.task import Task
 from gym_longvideo.video import FramePool, FrameStatus, ReaderPool, VideoInfo
 from gym_longvideo.video.cache import PoolCache
-from gym_longvideo.video.pool import Rule, Seek
+from gym_longvideo.video.pool import Rule, Seek, pool_times
 from gym_longvideo.video.source import Fit
+
+_NO_TIMES = np.zeros(0)
 
 
 @dataclass
@@ -27,7 +31,6 @@ class Viewer:
 
     Attributes:
         view: What is shown now.
-        frames: (n, H, W, 3) uint8, its pixels.
         times: (n,) float64, the playback seconds at which those frames really start.
         decoded: Frames the decoder put out in this episode.
         suspect: Frames of this episode that are substituted, or may have wrong pixels.
@@ -45,17 +48,27 @@ class Viewer:
     deadline_s: float | None
     cache: PoolCache | None = None
     view: View = EMPTY_VIEW
-    times: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    times: np.ndarray = field(default_factory=lambda: _NO_TIMES)
     decoded: int = 0
     suspect: int = 0
     timings: dict[str, float] = field(default_factory=lambda: {"open_s": 0.0, "decode_s": 0.0})
 
     def __post_init__(self) -> None:
-        self._nothing = np.zeros((0, *self.frame_size, 3), np.uint8)
-        self.frames = self._nothing
+        self._frames: np.ndarray | None = None  # what was decoded; None for what is drawn
         self._readers = ReaderPool()
         self._task: Task | None = None
         self._pool: FramePool | None = None
+        self._draw: Callable[[np.ndarray, np.ndarray, Fit], None] | None = None
+        self._drawn: set[int] = set()  # pool frames drawn in this episode
+
+    @property
+    def frames(self) -> np.ndarray:
+        """(n, H, W, 3) uint8, the pixels of what is shown now."""
+        if self._frames is not None:
+            return self._frames
+        frames = np.empty((len(self.times), *self.frame_size, 3), np.uint8)
+        self.put(frames)
+        return frames
 
     def open(self, task: Task) -> tuple[np.ndarray, VideoInfo]:
         """Open a task's video; return its (m,) pool times in playback seconds, and its facts.
@@ -63,26 +76,40 @@ class Viewer:
         Raises:
             VideoError: If it cannot be opened.
         """
-        started = time.perf_counter()
         self.blank()
         self.decoded = self.suspect = 0
-        self._task, self._pool = task, None
+        self._drawn = set()
+        self._task = task
+        return self._open(task)
+
+    def _open(self, task: Task) -> tuple[np.ndarray, VideoInfo]:
+        started = time.perf_counter()
+        self._pool = self._draw = None
         video = self._readers.get(
             (task.video, self.backend, self.isolate),
             lambda: self.suite.open_video(task, backend=self.backend, isolate=self.isolate),
         )
-        self._pool = FramePool(
-            video,
-            size=self.pool_size,
-            rule=self.pool_rule,
-            frame_size=self.frame_size,
-            fit=self.fit,
-            seek=self.seek,
-            cache=self.cache,
-            deadline_s=self.deadline_s,
-        )
+        info = video.info
+        draw = getattr(video, "draw", None)
+        if draw is not None and self.cache is None:
+            self._draw = draw
+            times = pool_times(
+                info.duration_s, self.pool_size, self.pool_rule, info.frame_count, info.fps
+            )
+        else:
+            self._pool = FramePool(
+                video,
+                size=self.pool_size,
+                rule=self.pool_rule,
+                frame_size=self.frame_size,
+                fit=self.fit,
+                seek=self.seek,
+                cache=self.cache,
+                deadline_s=self.deadline_s,
+            )
+            times = self._pool.times
         self.timings["open_s"] += time.perf_counter() - started
-        return self._pool.times, video.info
+        return times, info
 
     def show(self, view: View) -> None:
         """Read the pixels of a view.
@@ -93,28 +120,49 @@ class Viewer:
         self.blank(view)
         if not len(view.cells):
             return
-        if self._pool is None:  # a pickled copy in mid-episode
-            assert self._task is not None
-            decoded, suspect = self.decoded, self.suspect
-            self.open(self._task)
-            self.decoded, self.suspect = decoded, suspect
-            self.view = view
+        self._open_again()
+        if self._draw is not None:
+            fresh = len(view.times)
+            if view.on_pool:
+                known = len(self._drawn)
+                self._drawn.update(view.cells.tolist())
+                fresh = len(self._drawn) - known
+            self.decoded += fresh
+            self.times = view.times.copy()
+            return
         pool, started = self._pool, time.perf_counter()
         assert pool is not None
         batch = pool.read(view.cells) if view.on_pool else pool.read_times(view.times)
         self.timings["decode_s"] += time.perf_counter() - started
         self.decoded += batch.frames_decoded
         self.suspect += int((batch.status >= FrameStatus.SUBSTITUTED).sum())
-        self.frames, self.times = batch.frames, batch.actual_s
+        self._frames, self.times = batch.frames, batch.actual_s
+
+    def put(self, frames: np.ndarray) -> None:
+        """Write the pixels of what is shown now into the first n of ``frames``."""
+        count = len(self.times)
+        if not count:
+            return
+        if self._frames is None:
+            self._open_again()
+            assert self._draw is not None
+            self._draw(self.times, frames[:count], self.fit)
+        else:
+            frames[:count] = self._frames
 
     def blank(self, view: View = EMPTY_VIEW) -> None:
         """Show no pixels."""
-        self.view, self.frames, self.times = view, self._nothing, np.zeros(0)
+        self.view, self._frames, self.times = view, None, _NO_TIMES
 
     def close(self) -> None:
         """Release the decoders. Idempotent."""
-        self._pool = None
+        self._pool = self._draw = None
         self._readers.close()
 
+    def _open_again(self) -> None:
+        if self._pool is None and self._draw is None:  # closed, or a copy pickled in mid-episode
+            assert self._task is not None
+            self._open(self._task)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pool": None}
+        return {**self.__dict__, "_pool": None, "_draw": None}

@@ -148,6 +148,7 @@ class TextProtocol(gym.Wrapper[dict[str, Any], Any, dict[str, Any], Any], Record
         assert episode is not None
         last = episode.turns[-1].action if episode.turns else None
         viewer = base.viewer
+        frames = viewer.frames
         return Turn(
             number=min(episode.turn + 1, episode.max_turns),
             max_turns=episode.max_turns,
@@ -156,8 +157,8 @@ class TextProtocol(gym.Wrapper[dict[str, Any], Any, dict[str, Any], Any], Record
             may_retrieve=episode.may_retrieve,
             pool_times=episode.pool_times,
             edges=cell_edges(episode.pool_times, episode.duration_s),
-            frames=viewer.frames,
-            frame_index=viewer.view.cells[: len(viewer.frames)],
+            frames=frames,
+            frame_index=viewer.view.cells[: len(frames)],
             frame_time=viewer.times,
             objection=last.reason if isinstance(last, Malformed) else "",
             first=not episode.turns,
