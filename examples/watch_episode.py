@@ -1,0 +1,76 @@
+"""Watch one episode: writes a picture of every turn, and a film of the episode.
+
+python -m examples.watch_episode --out runs/watch
+python -m examples.watch_episode --annotation my.jsonl --video-root videos/
+"""
+
+from __future__ import annotations
+
+import argparse
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import gymnasium as gym
+import numpy as np
+from PIL import Image
+
+import gym_longvideo  # noqa: F401 - registers the ids
+from examples.evaluate import oracle_policy, random_policy
+
+SECONDS_PER_PICTURE = 3
+
+
+def write_film(pictures: list[np.ndarray], path: Path) -> None:
+    """Write (H, W, 3) uint8 pictures as an H.264 film, each shown for some seconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(2))
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for picture in pictures:
+            for _ in range(2 * SECONDS_PER_PICTURE):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def main() -> None:
+    """Play and draw one episode."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/watch"))
+    parser.add_argument("--family", default="chain", help="a haystack family, or all")
+    parser.add_argument("--annotation", help="a JSON Lines annotation instead of haystack")
+    parser.add_argument("--video-root", help="directory of the annotation's videos")
+    parser.add_argument("--policy", choices=["oracle", "random"], default=None)
+    parser.add_argument("--index", type=int, default=0, help="which task of the suite")
+    parser.add_argument("--frame-size", type=int, default=112)
+    args = parser.parse_args()
+
+    options: dict[str, Any] = {"suite_options": {"families": args.family}, "split": "val"}
+    if args.annotation:
+        extra = {"video_root": args.video_root} if args.video_root else {}
+        options = {"suite": args.annotation, "suite_options": extra}
+    env = gym.make("LongVideoQA-v0", render_mode="rgb_array", frame_size=args.frame_size, **options)
+    # The oracle knows haystack's secrets; on other videos there is nobody to ask.
+    name = args.policy or ("random" if args.annotation else "oracle")
+    policy = {"oracle": oracle_policy, "random": random_policy}[name]
+
+    observation, info = env.reset(seed=0, options={"index": args.index})
+    pictures: list[Any] = [env.render()]
+    over = False
+    while not over:
+        observation, _, terminated, truncated, info = env.step(policy(env.unwrapped, observation))
+        pictures.append(env.render())
+        over = terminated or truncated
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    for k, picture in enumerate(pictures):
+        Image.fromarray(picture).save(args.out / f"turn{k}.png")
+    write_film(pictures, args.out / "episode.mp4")
+    (args.out / "record.json").write_text(env.unwrapped.record.to_json() + "\n")
+    print(f"{info['outcome']}; {len(pictures)} pictures, episode.mp4, record.json in {args.out}")
+    env.close()
+
+
+if __name__ == "__main__":
+    main()
