@@ -92,11 +92,12 @@ class FrameExtractor(BaseFeaturesExtractor):
 
 
 class Clock(BaseCallback):
-    """Ends training after some seconds, and says how it goes."""
+    """Ends training after some seconds or steps, and says how it goes."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, steps: int) -> None:
         super().__init__()
-        self.seconds, self.started, self.said = seconds, time.monotonic(), 0.0
+        self.seconds, self.steps = seconds, steps
+        self.started, self.said = time.monotonic(), 0.0
         self.ends: list[bool] = []
 
     def _on_training_start(self) -> None:
@@ -110,8 +111,9 @@ class Clock(BaseCallback):
         if spent - self.said >= 5.0:
             self.said = spent
             recent = self.ends[-500:]
+            done = max(spent / self.seconds, self.num_timesteps / self.steps)
             print(
-                f"\rtraining {spent:4.0f} of {self.seconds:.0f} s   "
+                f"\rtraining {done:4.0%}, {spent * (1 / done - 1):.0f} s left   "
                 f"{self.num_timesteps:7d} steps   "
                 f"{self.num_timesteps / spent:5.0f} steps/s   "
                 f"success while exploring {sum(recent) / max(len(recent), 1):.2f}",
@@ -170,7 +172,7 @@ def train(
         device="cpu",
     )
     try:
-        model.learn(steps, callback=Clock(seconds))
+        model.learn(steps, callback=Clock(seconds, steps))
     finally:
         venv.close()
     return model
