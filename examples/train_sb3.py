@@ -111,7 +111,7 @@ class Clock(BaseCallback):
         if spent - self.said >= 5.0:
             self.said = spent
             recent = self.ends[-500:]
-            done = max(spent / self.seconds, self.num_timesteps / self.steps)
+            done = min(1.0, max(spent / self.seconds, self.num_timesteps / self.steps))
             print(
                 f"\rtraining {done:4.0%}, {spent * (1 / done - 1):.0f} s left   "
                 f"{self.num_timesteps:7d} steps   "
@@ -190,6 +190,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=256, help="episodes of the evaluation")
     parser.add_argument("--tensorboard", help="directory of a TensorBoard log")
     args = parser.parse_args()
+    torch.set_num_threads(1)  # networks this small lose by more, on a busy machine a lot
     options = {**ENV_OPTIONS, "suite_options": SUITE_OPTIONS}
     model = train(
         {**options, "split": "train"},
