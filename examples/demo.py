@@ -55,10 +55,10 @@ def options(annotations: dict[str, str], split: str) -> dict[str, Any]:
     return {**ENV_OPTIONS, "suite": annotations[split], "split": split, "cache_mb": 64}
 
 
-def draw_episode(env: gym.Env, policy: Policy, path: Path) -> None:
-    """Play one episode and draw its last retrieval and its end, one above the other."""
+def draw_episode(env: gym.Env, policy: Policy, episodes: int, path: Path) -> None:
+    """Play an episode that looks twice and draw its states, one above the other."""
     pictures: list[Any] = []
-    for index in range(20):
+    for index in range(min(20, episodes)):
         observation, info = env.reset(seed=0, options={"index": index})
         pictures, over = [], False
         while not over:
@@ -116,7 +116,7 @@ def main() -> None:
             f"{name:15s}{score.success:9.3f}  {f'{low:.3f} to {high:.3f}':15s}"
             f"{score.turns:7.2f}{score.frames:8.2f}"
         )
-    draw_episode(env, policies["trained"], args.out / "episode.png")
+    draw_episode(env, policies["trained"], args.episodes, args.out / "episode.png")
     env.close()
     seconds = time.monotonic() - started
     summary = {

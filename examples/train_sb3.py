@@ -161,7 +161,7 @@ def train(
         "MultiInputPolicy",
         venv,
         n_steps=n_steps,
-        batch_size=256,
+        batch_size=min(256, n_envs * n_steps),
         n_epochs=4,
         learning_rate=2e-3,
         gamma=1.0,
