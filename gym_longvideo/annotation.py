@@ -160,6 +160,8 @@ def parse_answer(answer: Any, options: tuple[str, ...]) -> tuple[int | None, boo
         return found[0], len(found) > 1
     if letter := _LETTER_THEN_TEXT.match(text):
         return _in_range(ord(letter[1]) - ord("A"), answer, options), False
+    if text == "-1":
+        return None, False
     if re.fullmatch(r"-?\d+", text):
         return _in_range(int(text), answer, options), False
     raise ValueError(
