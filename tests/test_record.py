@@ -109,6 +109,12 @@ def test_what_is_no_record_is_refused(line, message):
         EpisodeRecord.from_json(line)
 
 
+def test_what_strict_json_cannot_hold_is_refused():
+    record = play(make(GreySuite(meta={"score": float("nan")})), [[1, 0, 0, 0]])
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        record.to_json()
+
+
 def test_a_running_episode_can_be_recorded_but_not_scored():
     env = make()
     env.reset(seed=0)
