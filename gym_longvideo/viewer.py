@@ -128,7 +128,7 @@ class Viewer:
                 self._drawn.update(view.cells.tolist())
                 fresh = len(self._drawn) - known
             self.decoded += fresh
-            self.times = view.times.copy()
+            self.times = view.times
             return
         pool, started = self._pool, time.perf_counter()
         assert pool is not None

@@ -1,7 +1,8 @@
 """HaystackSuite: long-video questions out of nothing but a seed.
 
-Tasks and worlds are made on demand, in tens of microseconds, and forgotten again; a video is named
-by a key that says which task of which suite it belongs to, so any copy of the suite can open it.
+Tasks and worlds are made on demand, in tens of microseconds, and the latest are kept for the whole
+process; a video is named by a key that says which task of which suite it belongs to, so any copy of
+the suite can open it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ from gym_longvideo.video.errors import VideoNotFoundError
 
 SPLIT_SIZES = {"train": 4096, "val": 256, "test": 256}
 VERSION = 1  # of what a seed looks like; part of every video key
-_KEPT = 256  # tasks kept with their worlds
+
+# Tasks with their videos by digest of the settings, index and twin. As many as all splits have by
+# default, at 4 kB each: once every task was seen, a reset makes up nothing.
+_KEPT = sum(SPLIT_SIZES.values())
+_built: dict[tuple[str, int, str], tuple[Task, HaystackVideo]] = {}
+_lock = Lock()
 
 
 class HaystackSuite:
@@ -133,23 +139,12 @@ class HaystackSuite:
         self._root = root_seed("haystack", VERSION, seed, split)
         settings = json.dumps(self.settings(), sort_keys=True)
         self._digest = hashlib.sha256(settings.encode()).hexdigest()[:12]
-        self._built: dict[tuple[int, str], tuple[Task, World]] = {}
-        self._lock = Lock()
 
     def __repr__(self) -> str:
         families = "+".join(self.knobs.families)
         return (
             f"HaystackSuite({self.split!r}, {families}, {len(self)} x {self.knobs.duration_s:g} s)"
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        del state["_built"], state["_lock"]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._built, self._lock = {}, Lock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HaystackSuite:
         return self  # never changes, so that copies of an environment's spec share it
@@ -190,11 +185,11 @@ class HaystackSuite:
             VideoNotFoundError: If the video belongs to a suite with other settings.
         """
         index, twin = self._parse(task.video)
-        return HaystackVideo(self._build(index, twin)[1], task.video)
+        return self._build(index, twin)[1]
 
     def world(self, task: Task) -> World:
         """Return everything that the video of a task shows (hidden from agents)."""
-        return self._build(*self._parse(task.video))[1]
+        return self._build(*self._parse(task.video))[1].world
 
     def twin(self, task: Task, kind: Twin = "swap") -> Task:
         """Return a counterfactual of a task, with a video of its own.
@@ -266,18 +261,19 @@ class HaystackSuite:
     def _draft(self, index: int, dice: Dice) -> Draft:
         return BUILDERS[self._family(index)](dice, self.knobs)
 
-    def _build(self, index: int, twin: str) -> tuple[Task, World]:
-        if (built := self._built.get((index, twin))) is not None:
-            return built
+    def _build(self, index: int, twin: str) -> tuple[Task, HaystackVideo]:
         if not 0 <= index < self._size:
             raise IndexError(
                 f"index {index} is out of range; {self!r} has tasks 0..{self._size - 1}"
             )
+        key = (self._digest, index, twin)
+        if (built := _built.get(key)) is not None:
+            return built
         seed = mix(self._root, index)
         draft = self._draft(index, Dice(seed))
         if twin:
             draft.apply(twin, Dice(mix(seed, 1 + TWINS.index(twin))))  # type: ignore[arg-type]
-        built = draft.finish(
+        task, world = draft.finish(
             self.knobs,
             mix(seed, 0) & 0xFF,
             task_id=self._task_id(index, twin),
@@ -285,10 +281,11 @@ class HaystackSuite:
             video_id=self._video_key(index, ""),
             twin=twin,
         )
-        with self._lock:
-            self._built[index, twin] = built
-            if len(self._built) > _KEPT:
-                del self._built[next(iter(self._built))]
+        built = task, HaystackVideo(world, task.video)
+        with _lock:
+            _built[key] = built
+            if len(_built) > _KEPT:
+                del _built[next(iter(_built))]
         return built
 
 

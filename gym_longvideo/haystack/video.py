@@ -38,6 +38,7 @@ _DRAWN = [_track(index) for index in range(_TRACKS)]
 STARTS = np.array([(y, x) for x, _, y, _, _ in _DRAWN])
 SPEEDS = np.array([(speed_y, speed_x) for _, speed_x, _, speed_y, _ in _DRAWN])
 SHADES = np.array([shade for *_, shade in _DRAWN])
+_SMALL = 128 * 128  # pixels up to which one copy for all frames pays, at 65 backgrounds kept
 _SHADES = (70, 120, 170, 215)  # greys: never the colour of a glyph
 
 
@@ -48,11 +49,27 @@ class HaystackVideo:
     asked for and ``info.fps`` is None.
     """
 
-    __slots__ = ("_event_ends_s", "_event_starts_s", "_starts_s", "key", "world")
+    __slots__ = ("_event_ends_s", "_event_starts_s", "_looks", "_starts_s", "info", "key", "world")
 
     def __init__(self, world: World, key: str) -> None:
         self.world = world
         self.key = key
+        self.info = VideoInfo(
+            path=key,
+            container="procedural",
+            codec="procedural",
+            width=NATIVE_SIDE,
+            height=NATIVE_SIDE,
+            rotation=0,
+            fps=None,
+            duration_s=world.duration_s,
+            declared_s=world.duration_s,
+            start_s=0.0,
+            frame_count=None,
+            truncated=False,
+            key=key,
+        )
+        self._looks = np.array(world.looks)
         self._starts_s = np.array(world.starts_s)
         self._event_starts_s = np.array(world.event_starts_s)
         # Of the event before: there is none before the first.
@@ -60,26 +77,6 @@ class HaystackVideo:
 
     def __reduce__(self) -> tuple[type[HaystackVideo], tuple[World, str]]:
         return HaystackVideo, (self.world, self.key)
-
-    @property
-    def info(self) -> VideoInfo:
-        """Facts about the video; its native size is 224 x 224 pixels."""
-        duration_s = self.world.duration_s
-        return VideoInfo(
-            path=self.key,
-            container="procedural",
-            codec="procedural",
-            width=NATIVE_SIDE,
-            height=NATIVE_SIDE,
-            rotation=0,
-            fps=None,
-            duration_s=duration_s,
-            declared_s=duration_s,
-            start_s=0.0,
-            frame_count=None,
-            truncated=False,
-            key=self.key,
-        )
 
     def read(
         self,
@@ -146,8 +143,12 @@ class HaystackVideo:
         square = frames[:, top : top + height, left : left + width]
         world = self.world
         scenes = self._starts_s.searchsorted(times, "right") - 1
-        for place, scene in enumerate(scenes.tolist()):
-            square[place] = _background(world.looks[scene], height, width)
+        looks = self._looks.take(scenes)
+        if height * width <= _SMALL:
+            _backgrounds(height, width).take(looks, axis=0, out=square, mode="clip")
+        else:
+            for place, look in enumerate(looks.tolist()):
+                square[place] = _background(look, height, width)
         if world.blocks:
             tracks = (scenes * 37 + world.motion)[:, None] + np.arange(world.blocks)
             _draw_blocks(frames, times, tracks, (top, left), (height, width))
@@ -162,6 +163,15 @@ class HaystackVideo:
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
+
+
+def _backgrounds(height: int, width: int) -> np.ndarray:
+    """Return the (looks, H, W, 3) uint8 backgrounds, from the cache if they were drawn before."""
+    backgrounds = CACHE.get((height, width))
+    if backgrounds is None:
+        drawn = [draw_look(look, height, width) for look in range(len(LOOKS))]
+        backgrounds = CACHE.put((height, width), np.stack(drawn))
+    return backgrounds
 
 
 def _background(look: int, height: int, width: int) -> np.ndarray:
@@ -193,19 +203,16 @@ def _draw_blocks(
     at %= 2.0
     at = np.minimum(at, 2.0 - at)  # there and back
     at *= (size[0] - side, size[1] - side)
-    # The array as bytes: (N, B) where each block begins, and (N, B, side) each of its lines. A line
-    # is one item to copy, so that all of them are one assignment, several times faster than loops.
-    stride = frames.strides
-    first = at.astype(np.int64) @ stride[1:3]
-    first += (np.arange(len(times)) * stride[0] + corner[0] * stride[1] + corner[1] * stride[2])[
-        :, None
-    ]
-    lines = first[..., None] + np.arange(side) * stride[1]
-    blocks = _blocks(side)
-    shades = SHADES.take(tracks, mode="wrap")
-    pixels = np.ndarray(frames.nbytes - 3 * side + 1, blocks.dtype, frames, strides=(1,))  # type: ignore[call-overload]
-    for number in range(tracks.shape[1]):
-        pixels[lines[:, number]] = blocks[shades[:, number]]
+    # A line of a block is one item to copy, and the frames are an array of all places where such an
+    # item may begin: then all lines are one assignment, several times faster than loops. Where
+    # blocks overlap, the last one stays, as in any assignment to repeated indices.
+    frame, row, column, _ = frames.strides
+    first = at.astype(np.int64) @ (row, column)
+    first += np.arange(corner[0] * row + corner[1] * column, frames.nbytes, frame)[:, None]
+    lines = first[..., None] + np.arange(0, side * row, row)
+    blocks = _blocks(side).take(SHADES.take(tracks, mode="wrap"), axis=0)
+    places = np.ndarray(frames.nbytes - 3 * side + 1, blocks.dtype, frames, strides=(1,))  # type: ignore[call-overload]
+    places[lines.ravel()] = blocks.ravel()
 
 
 def _blocks(side: int) -> np.ndarray:
