@@ -175,10 +175,17 @@ def test_errors_of_the_child_arrive_typed(library, tmp_path):
     video.close()
 
 
-def test_a_child_that_hangs_is_killed_and_the_next_read_starts_another():
+@pytest.fixture
+def children():
+    """What this process has started since the test began (multiprocessing may keep helpers)."""
+    before = psutil.Process().children()
+    return lambda: [child for child in psutil.Process().children() if child not in before]
+
+
+def test_a_child_that_hangs_is_killed_and_the_next_read_starts_another(children):
     video = IsolatedVideo(partial(BadVideo, "hang"), path="bad.mp4", backend="bad")
     assert video.read([0.0]).frames[0, 0, 0, 0] == 7
-    (child,) = psutil.Process().children()
+    (child,) = children()
     started = time.monotonic()
     with pytest.raises(DecodeTimeoutError, match=r"did not answer within 0\.1 s and was killed"):
         video.read([1.0], deadline_s=0.1)
@@ -186,7 +193,7 @@ def test_a_child_that_hangs_is_killed_and_the_next_read_starts_another():
     assert not child.is_running()
     assert video.read([1.0]).frames[0, 0, 0, 0] == 7
     video.close()
-    assert not psutil.Process().children(), "no zombie"
+    assert not children(), "no zombie"
 
 
 @pytest.mark.parametrize(("deed", "message"), [("abort", "SIGABRT"), ("exit", "exit status 3")])
@@ -199,9 +206,9 @@ def test_a_child_that_crashes_is_an_error_and_no_more(deed, message):
     video.close()
 
 
-def test_a_child_killed_from_outside_is_an_error_and_no_more(library):
+def test_a_child_killed_from_outside_is_an_error_and_no_more(library, children):
     video = open_video(library["cfr.mp4"], isolate=True)
-    (child,) = psutil.Process().children()
+    (child,) = children()
     child.kill()
     with pytest.raises(DecoderCrashError, match="SIGKILL: out of memory"):
         video.read([1.0])
