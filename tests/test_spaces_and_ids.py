@@ -35,7 +35,7 @@ def test_the_checker_finds_nothing_wrong_with_rendering():
     check_env(gym.make("LongVideoQA-v0", render_mode="rgb_array", **TINY).unwrapped)
 
 
-@pytest.mark.parametrize("name", ["LongVideoQA-v0", "LongVideo/Haystack-Chain-v0"])
+@pytest.mark.parametrize("name", IDS)
 def test_an_id_passes_the_checker_of_stable_baselines3_but_for_its_remark_on_shapes(name):
     checker = pytest.importorskip("stable_baselines3.common.env_checker")
     with warnings.catch_warnings(record=True) as caught:
