@@ -153,8 +153,10 @@ def parse_answer(answer: Any, options: tuple[str, ...]) -> tuple[int | None, boo
         text = tagged[1].strip()
     exact = [i for i, option in enumerate(options) if option == text]
     if letter := _LETTER.match(text):
-        if not exact:
-            return _in_range(ord(letter[1].upper()) - ord("A"), answer, options), False
+        index = ord(letter[1].upper()) - ord("A")
+        # A letter names its option even where another option's text is that very letter.
+        if index < len(options) or not exact:
+            return _in_range(index, answer, options), exact not in ([], [index])
     found = exact or [i for i, option in enumerate(options) if option.casefold() == text.casefold()]
     if found:
         return found[0], len(found) > 1

@@ -382,3 +382,11 @@ def test_an_impossible_task_is_refused(fields, message):
 def test_results_are_clustered_by_video_unless_the_task_says_otherwise():
     assert Task("t", "v.mp4", "?", ("x",), 0).video_id == "v.mp4"
     assert Task("t", "v.mp4", "?", ("x",), 0, video_id="film").video_id == "film"
+
+
+def test_a_letter_names_its_option_even_where_options_are_letters():
+    assert parse_answer("A", ("H", "A", "X")) == (0, True)
+    assert parse_answer("B", ("H", "A", "X")) == (1, False)
+    assert parse_answer("X", ("H", "A", "X")) == (2, False)  # no 24th option: its text
+    with pytest.raises(ValueError, match="'Q' is not among the 3 options"):
+        parse_answer("Q", ("H", "A", "X"))
