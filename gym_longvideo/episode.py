@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from gym_longvideo.rewards import BiLevelReward, LedgerRow, TurnFacts, frame_iou
+from gym_longvideo.rewards import BiLevelReward, LedgerRow, Op, TurnFacts, frame_iou
 from gym_longvideo.task import Task
 
 Outcome = Literal["", "correct", "wrong", "unanswered", "unscored", "infra_error"]
@@ -45,6 +45,7 @@ class Malformed:
 
 
 Action = Retrieve | Answer | Malformed
+_OPS: dict[type, Op] = {Retrieve: "retrieve", Answer: "answer", Malformed: "malformed"}
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,7 @@ class TurnLog:
     @property
     def facts(self) -> TurnFacts:
         """What the reward needs of this turn."""
-        op = {Retrieve: "retrieve", Answer: "answer", Malformed: "malformed"}[type(self.action)]
-        return TurnFacts(op, self.iou)  # type: ignore[arg-type]
+        return TurnFacts(_OPS[type(self.action)], self.iou)
 
 
 def overview_cells(pool_length: int, count: int) -> np.ndarray:
@@ -199,10 +199,12 @@ def relevant_cells(
     """
     cells: set[int] = set()
     for start_s, end_s in segments_s:
-        inside = np.flatnonzero((pool_times >= start_s) & (pool_times <= end_s))
-        if inside.size == 0:
-            inside = [np.abs(pool_times - (start_s + end_s) / 2).argmin()]
-        cells.update(int(cell) for cell in inside)
+        first = int(pool_times.searchsorted(start_s))
+        after = int(pool_times.searchsorted(end_s, "right"))
+        if first == after:
+            first = int(np.abs(pool_times - (start_s + end_s) / 2).argmin())
+            after = first + 1
+        cells.update(range(first, after))
     return frozenset(cells)
 
 
@@ -216,7 +218,6 @@ class Episode:
         duration_s: Playable seconds of the video.
         fps: Frame rate, ``None`` if any moment can be shown.
         turns: What happened so far.
-        rows: The ledger; settled rows once the episode is over, provisional before.
         outcome: "" while the episode runs.
         error: What broke, for the outcome "infra_error".
         overview_shown_s: Playback seconds of the overview's frames as really shown.
@@ -231,13 +232,13 @@ class Episode:
     retrieval: Retrieval
     reward: BiLevelReward
     turns: list[TurnLog] = field(default_factory=list)
-    rows: list[LedgerRow] = field(default_factory=list)
     outcome: Outcome = ""
     error: str = ""
     overview_shown_s: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.relevant = relevant_cells(self.task.segments_s, self.pool_times)
+        self._rows: list[LedgerRow] = []
         self.seen: set[int] = set()
         self.frames_shown = 0
         cells = overview_cells(len(self.pool_times), self.budget.overview)
@@ -249,6 +250,17 @@ class Episode:
     def turn(self) -> int:
         """Turns used so far."""
         return len(self.turns)
+
+    @property
+    def rows(self) -> list[LedgerRow]:
+        """The ledger; settled rows once the episode is over, provisional before."""
+        if len(self._rows) < self.turn:  # settled only when asked for: in escrow nobody asks
+            self._rows = self.reward.settle(
+                [log.facts for log in self.turns],
+                initial_iou=self.initial_iou,
+                correct=self.outcome == "correct",
+            )
+        return self._rows
 
     @property
     def over(self) -> bool:
@@ -315,7 +327,7 @@ class Episode:
         """End the episode by a fault of the machinery: the turn that met it earns nothing."""
         self.outcome, self.error = "infra_error", error
         if self.reward.timing == "terminal":
-            self.rows = [LedgerRow()] * self.turn
+            self._rows = [LedgerRow()] * self.turn
         elif self.rows:
             self.rows[-1] = LedgerRow()
 
@@ -344,11 +356,7 @@ class Episode:
         return View(cells, times, False)
 
     def _pay(self) -> LedgerRow:
-        """Settle the ledger and return what is paid in this step."""
-        facts = [log.facts for log in self.turns]
-        self.rows = self.reward.settle(
-            facts, initial_iou=self.initial_iou, correct=self.outcome == "correct"
-        )
+        """Return what is paid in this step."""
         if self.reward.timing == "immediate":
             return self.rows[-1]
         if not self.over:

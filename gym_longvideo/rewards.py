@@ -137,15 +137,15 @@ class BiLevelReward:
             One row a turn. The last turn keeps its format reward whatever the answer (R_format^K
             stands outside the gate in the paper's formula).
         """
-        relevance = self._relevance(turns, initial_iou)
+        counts = correct or self.gate == "none"
+        relevance = self._relevance(turns, initial_iou) if counts else [0.0] * len(turns)
         last = len(turns) - 1
         rows = []
         for k, turn in enumerate(turns):
-            counts = correct or self.gate == "none"
             well_formed = turn.op != "malformed"
             row = LedgerRow(
                 accuracy=self._accuracy(turns, k) if correct and k == last else 0.0,
-                relevance=relevance[k] if counts else 0.0,
+                relevance=relevance[k],
                 format=self.format if (counts or k == last) and well_formed else 0.0,
             )
             rows.append(row)

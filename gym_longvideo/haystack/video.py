@@ -8,6 +8,7 @@ opaque rectangles for that reason: a masked copy costs four times as much.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -202,17 +203,32 @@ def _draw_blocks(
     at += STARTS.take(tracks, axis=0, mode="wrap")
     at %= 2.0
     at = np.minimum(at, 2.0 - at)  # there and back
-    at *= (size[0] - side, size[1] - side)
+    room, strides, frame_at, line_at = _layout(frames.shape, corner, size, side)
+    at *= room
     # A line of a block is one item to copy, and the frames are an array of all places where such an
     # item may begin: then all lines are one assignment, several times faster than loops. Where
     # blocks overlap, the last one stays, as in any assignment to repeated indices.
-    frame, row, column, _ = frames.strides
-    first = at.astype(np.int64) @ (row, column)
-    first += np.arange(corner[0] * row + corner[1] * column, frames.nbytes, frame)[:, None]
-    lines = first[..., None] + np.arange(0, side * row, row)
+    lines = (at.astype(np.int64) @ strides + frame_at)[..., None] + line_at
     blocks = _blocks(side).take(SHADES.take(tracks, mode="wrap"), axis=0)
     places = np.ndarray(frames.nbytes - 3 * side + 1, blocks.dtype, frames, strides=(1,))  # type: ignore[call-overload]
     places[lines.ravel()] = blocks.ravel()
+
+
+@lru_cache(maxsize=256)
+def _layout(
+    shape: tuple[int, ...], corner: tuple[int, int], size: tuple[int, int], side: int
+) -> tuple[np.ndarray, ...]:
+    """Return what ``_draw_blocks`` needs to know of an array of frames, whatever is drawn.
+
+    Returns:
+        (2,) room that a block has for moving; (2,) bytes from row to row and from column to column;
+        (N, 1) bytes before the picture of each frame; (side,) bytes before each line of a block.
+    """
+    count, height, width, colours = shape
+    strides = np.array([width * colours, colours])
+    frame_at = np.arange(count)[:, None] * (height * width * colours) + strides @ corner
+    room = np.array([size[0] - side, size[1] - side], np.float64)
+    return room, strides, frame_at, np.arange(side) * strides[0]
 
 
 def _blocks(side: int) -> np.ndarray:

@@ -7,6 +7,7 @@ counts source frames except to keep the pool of a very short video from repeatin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -59,7 +60,7 @@ def pool_times(
         raise ValueError(f"duration_s={duration_s} is not a positive number of seconds")
     m = size if frame_count is None else max(1, min(size, frame_count))
     if rule == "midpoint":
-        return (np.arange(m) + 0.5) * duration_s / m
+        return _midpoints(duration_s, m).copy()
     if rule != "linspace":
         raise ValueError(f"rule={rule!r} is unknown; choose 'midpoint' or 'linspace'")
     if frame_count is None:
@@ -70,6 +71,11 @@ def pool_times(
         fps = frame_count / duration_s
     frames = np.linspace(0, frame_count - 1, m).astype(np.int64)
     return np.minimum((frames + 0.5) / fps, duration_s)
+
+
+@lru_cache(maxsize=64)  # procedural videos all have one duration, and open in microseconds
+def _midpoints(duration_s: float, m: int) -> np.ndarray:
+    return (np.arange(m) + 0.5) * duration_s / m
 
 
 class FramePool:
