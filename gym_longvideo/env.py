@@ -201,6 +201,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             raise ValueError(f"cache_mb={cache_mb!r} must be a number, 0 or more")
 
         self.suite = load_suite(suite, split=split, options=suite_options)
+        self._suite_options = dict(suite_options or {})
         self.max_turns = max_turns
         self.budget = Budget.split(
             frame_budget,
@@ -342,6 +343,9 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
     def settings(self) -> dict[str, Any]:
         """Every setting that can move a result, JSON-able."""
         return {
+            "suite_options": self._suite_options,
+            "max_options": self.max_options,
+            "question_bytes": self._question_bytes,
             "max_turns": self.max_turns,
             "frame_budget": self.budget.total,
             "overview_frames": self.budget.overview,

@@ -70,6 +70,9 @@ def test_a_record_holds_what_was_shown_and_done():
 def test_a_record_names_every_setting_that_can_move_a_result():
     settings = play(make(retrieval="timeline", seek="exact"), [[1, 0, 0, 0]]).settings
     assert settings == {
+        "suite_options": {},
+        "max_options": 4,
+        "question_bytes": 512,
         "max_turns": 3,
         "frame_budget": 8,
         "overview_frames": 4,
