@@ -225,7 +225,7 @@ def _read_records(path: Path) -> list[tuple[str, Any]]:
         raise ValueError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from None
     if text.lstrip().startswith("["):
         try:
-            records = json.loads(text)
+            records = json.loads(text, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not valid JSON ({error})") from None
         return [(f"{path}, record {i}", record) for i, record in enumerate(records)]
@@ -235,11 +235,15 @@ def _read_records(path: Path) -> list[tuple[str, Any]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
             record = ValueError(f"not valid JSON ({error})")
         places.append((f"{path}, line {number}", record))
     return places
+
+
+def _no_number(name: str) -> None:
+    """Read the NaN and Infinity that Python writes into JSON as null: records must be strict."""
 
 
 def question_text(task: Task) -> str:

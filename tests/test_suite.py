@@ -268,3 +268,9 @@ def test_an_annotation_makes_an_environment(tmp_path):
 def test_the_question_is_followed_by_lettered_options():
     task = Task("t", "v", "Which?", tuple("pqr"), 0)
     assert question_text(task) == "Which?\nA. p\nB. q\nC. r"
+
+
+def test_nan_in_an_annotation_is_read_as_null(tmp_path):
+    line = '{"video": "a.mp4", "question": "?", "options": ["x", "y"], "answer": "A", "score": NaN}'
+    (tmp_path / "my.jsonl").write_text(line)
+    assert JsonlSuite(tmp_path / "my.jsonl")[0].meta == {"score": None}
