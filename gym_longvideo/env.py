@@ -369,7 +369,11 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
 
         if self.render_mode == "ansi":
             return rendering.draw_text(self._running())
-        return rendering.draw_canvas(self._running(), self.viewer.frames, self.viewer.times)
+        episode = self._running()
+        frames, times = self.viewer.frames, self.viewer.times
+        if episode.over and not len(frames):  # the last look says more than an empty sheet
+            frames, times = self.viewer.last_shown
+        return rendering.draw_canvas(episode, frames, times)
 
     def close(self) -> None:
         """Release the decoders. Idempotent."""

@@ -58,16 +58,28 @@ class Viewer:
         self._readers = ReaderPool()
         self._task: Task | None = None
         self._pool: FramePool | None = None
+        self._last: tuple[np.ndarray | None, np.ndarray] = None, _NO_TIMES
         self._draw: Callable[[np.ndarray, np.ndarray, Fit], None] | None = None
         self._drawn: set[int] = set()  # pool frames drawn in this episode
 
     @property
     def frames(self) -> np.ndarray:
         """(n, H, W, 3) uint8, the pixels of what is shown now."""
-        if self._frames is not None:
-            return self._frames
-        frames = np.empty((len(self.times), *self.frame_size, 3), np.uint8)
-        self.put(frames)
+        return self._pixels(self._frames, self.times)
+
+    @property
+    def last_shown(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels and times of the latest view of this episode that showed anything."""
+        return self._pixels(*self._last), self._last[1]
+
+    def _pixels(self, decoded: np.ndarray | None, times: np.ndarray) -> np.ndarray:
+        if decoded is not None:
+            return decoded
+        frames = np.empty((len(times), *self.frame_size, 3), np.uint8)
+        if len(times):
+            self._open_again()
+            assert self._draw is not None
+            self._draw(times, frames, self.fit)
         return frames
 
     def open(self, task: Task) -> tuple[np.ndarray, VideoInfo]:
@@ -79,6 +91,7 @@ class Viewer:
         self.blank()
         self.decoded = self.suspect = 0
         self._drawn = set()
+        self._last = None, _NO_TIMES
         self._task = task
         return self._open(task)
 
@@ -129,6 +142,7 @@ class Viewer:
                 fresh = len(self._drawn) - known
             self.decoded += fresh
             self.times = view.times
+            self._last = None, self.times
             return
         pool, started = self._pool, time.perf_counter()
         assert pool is not None
@@ -137,6 +151,7 @@ class Viewer:
         self.decoded += batch.frames_decoded
         self.suspect += int((batch.status >= FrameStatus.SUBSTITUTED).sum())
         self._frames, self.times = batch.frames, batch.actual_s
+        self._last = self._frames, self.times
 
     def put(self, frames: np.ndarray) -> None:
         """Write the pixels of what is shown now into the first n of ``frames``."""
