@@ -176,9 +176,9 @@ def _draw_timeline(draw: ImageDraw.ImageDraw, episode: Episode, top: int) -> int
             for time_s in log.view.times:
                 band(time_s, time_s, bar[0] + 16, bar[1] - 3, colour)
     y = bar[1] + 16
-    for part in range(5):
-        label = clock(duration_s * part / 4)
-        x = left + (right - left) * part / 4 - font.getlength(label) * part / 4
+    for part in (0.0, 0.5, 1.0):  # the legend needs the room between the first two
+        label = clock(duration_s * part)
+        x = left + (right - left - font.getlength(label)) * part
         draw.text((x, y), label, fill=FAINT, font=font)
     legend: list[tuple[str, tuple[int, ...]]] = [("overview", OVERVIEW)]
     legend += [
