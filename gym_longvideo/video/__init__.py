@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 from gym_longvideo.video.cache import CachedFrame, DiskCache, FrameCache, PoolKey
 from gym_longvideo.video.errors import (
@@ -25,6 +26,7 @@ from gym_longvideo.video.errors import (
 from gym_longvideo.video.memory import ArrayVideo
 from gym_longvideo.video.pool import FramePool, pool_times
 from gym_longvideo.video.readers import ReaderPool
+from gym_longvideo.video.request import check_threads
 from gym_longvideo.video.source import Fit, FrameBatch, FrameStatus, Video, VideoInfo
 
 __all__ = [
@@ -64,6 +66,7 @@ def open_video(
     backend: str = "pyav",
     isolate: bool = False,
     allow_truncated: bool = True,
+    threads: int = 2,
 ) -> Video:
     """Open a video file.
 
@@ -74,16 +77,18 @@ def open_video(
         isolate: Decode in a process apart, so that a decoder that hangs or crashes takes nothing
             with it. decord always does.
         allow_truncated: Whether to accept a file that ends well before its declared duration.
+        threads: Most threads decoding one read ("pyav" only); frames are the same for any number.
 
     Raises:
         VideoError: The file cannot be opened; see ``errors.py`` for the kinds.
-        ValueError: Unknown backend.
+        ValueError: Unknown backend, or ``threads`` less than 1.
     """
     path = os.fspath(path)
+    check_threads(threads)
     opener = _opener(backend)
+    if backend == "pyav":
+        opener = partial(opener, threads=threads)
     if isolate and backend != "decord":
-        from functools import partial
-
         from gym_longvideo.video.isolate import IsolatedVideo
 
         return IsolatedVideo(

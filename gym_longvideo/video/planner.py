@@ -12,6 +12,7 @@ import math
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import av.error
 from av.packet import Packet
@@ -54,7 +55,31 @@ class SeekPlanner:
         # does not tell: then nothing is.
         progressive = getattr(self._context, "field_order", None) in (0, 1)
         self._may_skip = self._context.name in _SKIPPING_CODECS and progressive
+        # What a read finds out about intra refresh serves only the next one: how much is decoded
+        # must not depend on which of several readers comes first.
+        self._refreshes = opened.refreshes
         self.frames_decoded = 0
+
+    def pieces(self, moments: Sequence[int], tolerance: float) -> list[list[int]]:
+        """Cut ascending moments where the index shows that no decoded frame serves both sides.
+
+        To collect the pieces one by one is the same work as to collect all moments at once.
+        """
+        if not self._opened.indexed or not moments:
+            return [list(moments)]
+        entries = self._opened.stream.index_entries
+        offset = self._opened.key_offset
+        pieces = [[moments[0]]]
+        for one, other in pairwise(moments):
+            before = entries.search_timestamp(other - offset)
+            if tolerance > 0:  # the keyframe after the one may stand in for it
+                apart = 0 <= entries.search_timestamp(one - offset, backward=False) < before
+            else:
+                apart = entries.search_timestamp(one - offset) != before
+            if apart:
+                pieces.append([])
+            pieces[-1].append(other)
+        return pieces
 
     def collect(
         self, moments: Sequence[int], tolerance: float, emit: Emit, deadline: Deadline
@@ -186,7 +211,7 @@ class SeekPlanner:
         done: int | None = None
         landed_at: int | None = None
         missing = moments
-        if self._opened.refreshes:
+        if self._refreshes:
             _, landed_at = self._land(position, moments[0], deadline)
             position, done = landed_at - 1, len(moments)
         for landing in range(_MAX_LANDINGS):

@@ -33,6 +33,12 @@ def check_times(times: Sequence[float] | np.ndarray, info: VideoInfo) -> np.ndar
     return np.clip(seconds, 0.0, info.duration_s)
 
 
+def check_threads(threads: int) -> None:
+    """Raise ValueError unless there is a thread to read with."""
+    if threads < 1:
+        raise ValueError(f"threads={threads} is too few to read; use 1 or more")
+
+
 def check_output(
     size: tuple[int, int] | None, fit: Fit, tolerance_s: float, info: VideoInfo
 ) -> tuple[int, int]:
