@@ -35,7 +35,7 @@ def main() -> None:
     """Train and compare every seed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=100_000, help="training steps of a seed")
+    parser.add_argument("--steps", type=int, default=80_000, help="training steps of a seed")
     parser.add_argument("--episodes", type=int, default=256, help="held-out tasks, at most 256")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     args = parser.parse_args()
