@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import clips
 import numpy as np
 import pytest
@@ -39,16 +42,41 @@ def test_the_floor_counts_frames_from_the_keyframe_to_the_last_target(film, monk
 
 def test_rivals_return_how_long_they_took(film):
     shown = [[0.0, 4.0, 8.0]]
-    assert speed.run_textbook_pyav(str(film), shown)["seconds"] > 0
+    for threads in speed.RIVALS["textbook_pyav"]:
+        assert speed.run_textbook_pyav(str(film), shown, threads)["seconds"] > 0
     ours = speed.run_ours(str(film), "exact", turns=3)
     # Slots 44, 52, 60, 68 were seen when the second turn comes, 52 and 56 when the third does.
     assert [len(times) for times in ours["shown"]] == [16, 4, 6]
 
 
 def test_ratios_are_the_worst_over_the_files_and_absent_rivals_are_none():
-    fast = {"reset_exact/ours": 1.0, "reset_exact/decord": 9.0, "reset_exact/floor": 1.0}
-    slow = {"reset_exact/ours": 2.0, "reset_exact/decord": 6.0, "reset_exact/floor": 4.0}
+    fast = {"reset_exact/ours": 1.0, "reset_exact/decord": 9.0}
+    slow = {"reset_exact/ours": 2.0, "reset_exact/decord": 6.0}
+    fast |= {"reset_exact/one_thread": 1.5, "reset_exact/floor": 1.0}
+    slow |= {"reset_exact/one_thread": 3.0, "reset_exact/floor": 4.0}
     found = speed.compare([fast, slow])
     assert found["reset_exact_vs_decord"] == 3.0
-    assert found["reset_exact_vs_floor"] == 1.0
+    assert found["reset_exact_vs_floor"] == 1.5  # one thread, not two
     assert found["reset_exact_vs_torchcodec"] is None
+
+
+def test_of_a_rivals_settings_the_faster_counts(monkeypatch):
+    class Fake:
+        def __init__(self, name):
+            self.name = name
+
+        def run(self, threads=2, **arguments):
+            if self.name in speed.RIVALS:
+                return {"seconds": 5.0 if threads else 3.0}
+            return {"seconds": 1.0 + (threads == 1), "shown": [[0.0]]}
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(speed, "Contender", Fake)
+    runs = []
+    progress = SimpleNamespace(update=lambda: runs.append(1))
+    medians = speed.race(Path("film.mp4"), 1, progress)  # type: ignore[arg-type]
+    assert medians["episode_exact/torchcodec"] == 3.0
+    assert (medians["reset_exact/ours"], medians["reset_exact/one_thread"]) == (1.0, 2.0)
+    assert len(runs) == speed.runs_per_repeat()
