@@ -31,8 +31,8 @@ types: $(VENV)/dev.stamp
 $(VENV)/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m pip install --user virtualenv && \
-		$(PYTHON) -m virtualenv --clear $(VENV); }
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m pip install -q --target build/virtualenv virtualenv \
+		&& PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv -q --clear $(VENV); }
 	touch $@
 
 $(VENV)/demo.stamp: $(VENV)/python.stamp $(PARTS)

@@ -21,7 +21,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import nn
 from torch.distributions import Categorical
 
-from examples.train_sb3 import ENV_OPTIONS, SUITE_OPTIONS
+from examples.needle import ENV_OPTIONS, SUITE_OPTIONS
 from gym_longvideo.wrappers import DiscreteIntervals
 
 

@@ -3,9 +3,9 @@
     python -m examples.custom_dataset my_videos/*.mp4
     python -m examples.custom_dataset --annotation my.jsonl --video-root my_videos
 
-Given video files, this writes an annotation of "when" questions about them (which half does a frame
-come from), so that there is something to run; given your annotation, it uses that. Either way it
-then plays every task once and prints what happened, a broken file included.
+Given video files of one directory, this writes an annotation with one stand-in question about each,
+so that there is something to run; given your annotation, it uses that. Either way it then plays
+every task once at random and prints what happened, a broken file included.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ from gym_longvideo.video import VideoError, open_video
 
 
 def write_annotation(videos: list[Path], path: Path) -> None:
-    """Write one question about each video: a line of JSON with five keys is all it takes."""
+    """Write one question about each video: a line of JSON is all it takes."""
     lines = []
     for video in videos:
         try:
-            duration_s = open_video(video).info.duration_s
+            opened = open_video(video)
+            duration_s = opened.info.duration_s
+            opened.close()
         except VideoError as error:
             print(f"left out: {error}")
             continue
         third = round(duration_s / 3, 3)
         lines.append(
             {
-                "id": video.stem,
+                "id": video.name,
                 "video": video.name,
                 "question": "In which part of the video does its middle third begin?",
                 "options": ["in the first half", "in the second half"],

@@ -28,7 +28,8 @@ from examples.evaluate import (
     random_policy,
     sb3_policy,
 )
-from examples.train_sb3 import ENV_OPTIONS, SUITE_OPTIONS, train
+from examples.needle import ENV_OPTIONS, SUITE_OPTIONS
+from examples.train_sb3 import train
 from gym_longvideo.haystack import HaystackSuite
 from gym_longvideo.haystack.export import export_suite
 

@@ -108,9 +108,7 @@ def oracle_policy(env: LongVideoQAEnv, observation: dict[str, np.ndarray]) -> np
     """Retrieve what is still missing, and answer as soon as the frames seen prove the answer."""
     episode = env.episode
     assert episode is not None
-    seen = list(episode.overview.times)
-    for log in episode.turns:
-        seen.extend(log.view.times)
+    seen = [*episode.overview_shown_s, *(t for log in episode.turns for t in log.shown_s)]
     known = oracle.solve(episode.task, seen)
     if known is None and episode.may_retrieve:
         wanted = oracle.oracle_intervals(

@@ -18,7 +18,8 @@ import gymnasium as gym
 import torch
 
 from examples.evaluate import Score, evaluate, overview_only_policy, sb3_policy
-from examples.train_sb3 import ENV_OPTIONS, SUITE_OPTIONS, train
+from examples.needle import ENV_OPTIONS, SUITE_OPTIONS
+from examples.train_sb3 import train
 
 GOAL = 0.30
 

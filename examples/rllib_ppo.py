@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from examples.train_sb3 import SUITE_OPTIONS
+from examples.needle import ENV_OPTIONS, SUITE_OPTIONS
 
 
 def main() -> None:
@@ -29,13 +29,7 @@ def main() -> None:
         PPOConfig()
         .environment(
             "gym_longvideo:LongVideoQA-v0",
-            env_config={
-                "suite_options": SUITE_OPTIONS,
-                "pool_size": 32,
-                "overview_frames": 4,
-                "frames_per_retrieval": 8,
-                "frame_size": 8,
-            },
+            env_config={**ENV_OPTIONS, "frame_size": 8, "suite_options": SUITE_OPTIONS},
         )
         .env_runners(
             num_env_runners=0,

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 HAYSTACK_IDS = {
-    f"LongVideo/Haystack-{family.capitalize()}-v0": {"families": family}
+    f"LongVideo/Haystack-{family.capitalize()}-v0": f"gym_longvideo.haystack:{family}"
     for family in (
         "needle",
         "timestamp",
@@ -42,7 +42,7 @@ def _register() -> None:
     """Register every id once; importing again changes nothing."""
     entry_point = "gym_longvideo.env:LongVideoQAEnv"
     ids: dict[str, dict] = {"LongVideoQA-v0": {}}
-    ids |= {name: {"suite_options": options} for name, options in HAYSTACK_IDS.items()}
+    ids |= {name: {"suite": suite} for name, suite in HAYSTACK_IDS.items()}
     for name, kwargs in ids.items():
         if name not in gym.registry:
             gym.register(name, entry_point=entry_point, kwargs=kwargs)

@@ -65,7 +65,10 @@ def parse_record(record: Mapping[str, Any], *, default_id: str) -> Task:
     identity = next((record[name] for name in IDENTITY if name in record), default_id)
     if isinstance(identity, bool) or not isinstance(identity, (str, int)):
         raise ValueError(f"id={identity!r} must be a string or a whole number")
-    kinds = next((record[name] for name in TASK_TYPE if name in record), ())
+    kinds = next((record[name] for name in TASK_TYPE if name in record), None)
+    if not isinstance(kinds, (list, tuple)):
+        kinds = () if kinds is None else (kinds,)
+    video_id = record.get("video_id")
     used = {*QUESTION, *ANSWER, *VIDEO, *SEGMENTS, *IDENTITY, *OPTIONS, *TASK_TYPE}
     used |= {"duration", "duration_s"} if duration_s is not None else set()
     return Task(
@@ -75,9 +78,9 @@ def parse_record(record: Mapping[str, Any], *, default_id: str) -> Task:
         options=options,
         answer_index=answer,
         segments_s=segments,
-        video_id=str(record.get("video_id", "")),
+        video_id="" if video_id is None else str(video_id),
         duration_s=duration_s,
-        task_types=(kinds,) if isinstance(kinds, str) else tuple(str(kind) for kind in kinds),
+        task_types=tuple(str(kind) for kind in kinds),
         issues=tuple(issues),
         meta={key: value for key, value in record.items() if key not in used},
     )
@@ -229,7 +232,7 @@ def parse_time(value: Any) -> float:
         return int(clock[1] or 0) * 3600 + int(clock[2]) * 60 + float(clock[3])
     try:
         seconds = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = float("nan")
     if not abs(seconds) < float("inf"):
         raise ValueError(f"time {value!r} is neither seconds nor MM:SS")
@@ -240,8 +243,8 @@ def _duration(value: Any) -> float | None:
     # Video-MME's "duration" is a class ("short"), not seconds: it stays in meta.
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    if not 0 < value < float("inf"):
-        raise ValueError(f"duration={value!r} must be a number of seconds greater than 0")
+    if not 0 < value < 1e300:  # a whole number may be too large for a float
+        raise ValueError(f"duration={value!r:.40} must be a number of seconds greater than 0")
     return float(value)
 
 

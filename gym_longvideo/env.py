@@ -8,6 +8,7 @@ pixels.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -33,6 +34,7 @@ from gym_longvideo.suite import Suite, load_suite, question_text, utf8_prefix
 from gym_longvideo.task import Task
 from gym_longvideo.video import BACKENDS, DiskCache, FrameCache, VideoError
 from gym_longvideo.video.cache import PoolCache
+from gym_longvideo.video.errors import VideoOpenError
 from gym_longvideo.video.pool import Rule, Seek
 from gym_longvideo.video.source import Fit
 from gym_longvideo.viewer import Viewer
@@ -182,9 +184,9 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         Raises:
             ValueError: For any argument that has no meaning, naming it and the fix.
         """
-        _check_count("max_turns", max_turns, 1)
-        _check_count("pool_size", pool_size, 1)
-        _check_count("question_bytes", question_bytes, 1)
+        max_turns = _count("max_turns", max_turns, 1)
+        pool_size = _count("pool_size", pool_size, 1)
+        question_bytes = _count("question_bytes", question_bytes, 1)
         _check_choice("retrieval", retrieval, get_args(Retrieval))
         _check_choice("order", order, get_args(Order))
         _check_choice("on_video_error", on_video_error, get_args(OnVideoError))
@@ -192,16 +194,22 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         _check_choice("fit", fit, get_args(Fit))
         _check_choice("seek", seek, get_args(Seek))
         _check_choice("backend", backend, BACKENDS)
+        _check_choice("isolate", isolate, (True, False))
         _check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         if deadline_s is not None and not (_is_number(deadline_s) and deadline_s > 0):
             raise ValueError(
                 f"deadline_s={deadline_s!r} must be a number of seconds greater than 0, or None"
             )
+        if cache_dir is not None and not isinstance(cache_dir, (str, os.PathLike)):
+            raise ValueError(f"cache_dir={cache_dir!r} must be the path of a directory, or None")
         if not (_is_number(cache_mb) and cache_mb >= 0):
             raise ValueError(f"cache_mb={cache_mb!r} must be a number, 0 or more")
 
         self.suite = load_suite(suite, split=split, options=suite_options)
-        self._suite_options = dict(suite_options or {})
+        self._suite_options = {
+            name: os.fspath(value) if isinstance(value, os.PathLike) else value
+            for name, value in (suite_options or {}).items()
+        }
         self.max_turns = max_turns
         self.budget = Budget.split(
             frame_budget,
@@ -216,8 +224,9 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         self.order = TaskOrder(self.suite, order, shard)
         self.on_video_error: OnVideoError = on_video_error
         self.render_mode = render_mode
-        self.max_options = self.suite.max_options if max_options is None else max_options
-        _check_count("max_options", self.max_options, 1)
+        self.max_options = self.suite.max_options
+        if max_options is not None:
+            self.max_options = _count("max_options", max_options, self.suite.max_options)
 
         height, width = self.frame_size
         count = max(self.budget.overview, self.budget.retrieval)
@@ -329,7 +338,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
 
     @property
     def timings(self) -> dict[str, float]:
-        """Seconds spent opening and decoding since the environment was made."""
+        """Seconds spent opening and decoding files since the environment was made."""
         return dict(self.viewer.timings)
 
     @property
@@ -412,6 +421,14 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
                 f"max_options={self.max_options}; raise it"
             )
         pool_times, info = self.viewer.open(task)
+        for start_s, end_s in task.segments_s:
+            if start_s >= info.duration_s:
+                raise VideoOpenError(
+                    f"task {task.task_id!r} has a segment ({start_s:g}, {end_s:g}) beyond the end "
+                    f"of its video at {info.duration_s:.2f} s; correct the annotation, or fetch "
+                    "the file again if it is cut short",
+                    path=task.video,
+                )
         episode = Episode(
             task,
             pool_times,
@@ -421,6 +438,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             self.budget,
             self.retrieval,
             self.reward,
+            truncated_video=info.truncated,
         )
         self._seen = np.zeros(self.pool_size, np.int8)
         self._question = _encode(question_text(task), self._question_bytes)
@@ -450,8 +468,8 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         return Answer(choice) if op == ANSWER else Retrieve(start, end)
 
     def _show(self, view: View) -> None:
-        self._seen[view.cells] = 1
         self.viewer.show(view)
+        self._seen[view.cells] = 1  # only what really arrived
 
     def _observation(self) -> dict[str, Any]:
         episode, viewer = self._running(), self.viewer
@@ -534,9 +552,10 @@ def _is_number(value: Any) -> bool:
     return _is_whole(value) or (isinstance(value, (float, np.floating)) and math.isfinite(value))
 
 
-def _check_count(name: str, value: Any, least: int) -> None:
+def _count(name: str, value: Any, least: int) -> int:
     if not _is_whole(value) or value < least:
         raise ValueError(f"{name}={value!r} must be a whole number, {least} or more")
+    return int(value)
 
 
 def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:

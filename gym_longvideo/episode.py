@@ -90,9 +90,8 @@ class Budget:
             ("overview_frames", overview, 0),
             ("frames_per_retrieval", retrieval, 1),
         ):
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, int) or value < least
-            ):
+            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if value is not None and not (whole and value >= least):
                 raise ValueError(f"{name}={value!r} must be a whole number, {least} or more")
         if total is None:
             if overview is None or retrieval is None:
@@ -113,7 +112,7 @@ class Budget:
                 f"overview_frames={overview} is more than frame_budget={total}; raise the budget, "
                 "or pass frame_budget=None"
             )
-        return cls(total, overview, retrieval)
+        return cls(int(total), int(overview), int(retrieval))
 
 
 class View(NamedTuple):
@@ -218,6 +217,7 @@ class Episode:
         duration_s: Playable seconds of the video.
         fps: Frame rate, ``None`` if any moment can be shown.
         turns: What happened so far.
+        truncated_video: Whether the file ends well before its declared duration.
         outcome: "" while the episode runs.
         error: What broke, for the outcome "infra_error".
         overview_shown_s: Playback seconds of the overview's frames as really shown.
@@ -232,6 +232,7 @@ class Episode:
     retrieval: Retrieval
     reward: BiLevelReward
     turns: list[TurnLog] = field(default_factory=list)
+    truncated_video: bool = False
     outcome: Outcome = ""
     error: str = ""
     overview_shown_s: list[float] = field(default_factory=list)
@@ -324,8 +325,15 @@ class Episode:
         return log.view, self._pay()
 
     def fail(self, error: str) -> None:
-        """End the episode by a fault of the machinery: the turn that met it earns nothing."""
+        """End the episode by a fault of the machinery in its last turn.
+
+        The frames of that turn never arrived. What is still in escrow is not paid; where turns are
+        paid at once, those before keep their pay.
+        """
         self.outcome, self.error = "infra_error", error
+        if self.turns:
+            self.frames_shown -= len(self.turns[-1].view.cells)
+            self.turns[-1].view = EMPTY_VIEW
         if self.reward.timing == "terminal":
             self._rows = [LedgerRow()] * self.turn
         elif self.rows:

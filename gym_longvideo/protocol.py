@@ -210,7 +210,9 @@ class TagsSeconds(Tags):
     example = "<retrieve>start_time, end_time</retrieve>"
 
     def label(self, turn: Turn, i: int) -> str:
-        """Return the playback time of frame ``i``."""
+        """Return the playback time of frame ``i``: MM:SS, or seconds where frames lie closer."""
+        if len(turn.edges) > 1 and turn.edges[1] - turn.edges[0] < 2.0:
+            return f"{turn.frame_time[i]:.2f}"
         return clock(turn.frame_time[i])
 
     def valid_range(self, turn: Turn) -> str:
@@ -280,7 +282,7 @@ class ToolCall(Tags):
         answer = f"<answer>X</answer>, where X is a letter from A to {last}"
         if turn.may_retrieve:
             lines.append(
-                f"Think, then call retrieve_frames (0 <= start_s < end_s <= {turn.duration_s:.1f}) "
+                f"Think, then call retrieve_frames (seconds from 0 to {turn.duration_s:.1f}) "
                 f"or end with {answer}."
             )
         else:
@@ -332,10 +334,13 @@ def make_protocol(protocol: str | TurnProtocol) -> TurnProtocol:
     Raises:
         ValueError: For an unknown name.
     """
-    if not isinstance(protocol, str):
+    if isinstance(protocol, TurnProtocol):
         return protocol
     if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol={protocol!r} is unknown; use one of {list(PROTOCOLS)}")
+        raise ValueError(
+            f"protocol={protocol!r} is unknown; use one of {list(PROTOCOLS)}, or an object with "
+            "name, system, render and parse"
+        )
     return PROTOCOLS[protocol]()
 
 

@@ -30,11 +30,14 @@ class EpisodeRecord:
         split: Split of the suite.
         settings: Settings of the environment that can move a result.
         task: task_id, video, video_id, question, options, answer_index, segments_s, task_types,
-        meta. pool: duration_s and length of the pool, and the relevant pool indices.
+            meta.
+        pool: duration_s and length of the pool, the relevant pool indices, and whether the file is
+            truncated.
         overview: frame_index, time_s (asked for), shown_s (true times) and iou of the overview.
         turns: One entry a turn: op, interval, choice, malformed, frame_index, time_s, shown_s, iou,
             and whatever a wrapper added (the reply of a language model, say).
-        ledger: One entry a turn: accuracy, relevance, format, bonus (what it finally earned).
+        ledger: One entry a turn: accuracy, relevance, format, bonus (what it finally earned; empty
+            while the episode runs and its rewards are in escrow).
         outcome: As in the environment's info; "" if the episode was not over.
         error: What broke, for outcome "infra_error".
         frames_shown: Frames shown in all.
@@ -96,6 +99,7 @@ class EpisodeRecord:
                 "duration_s": float(episode.duration_s),
                 "length": len(episode.pool_times),
                 "relevant": sorted(episode.relevant),
+                "truncated": episode.truncated_video,
             },
             overview={
                 "frame_index": episode.overview.cells.tolist(),
@@ -104,7 +108,9 @@ class EpisodeRecord:
                 "iou": _or_none(episode.initial_iou),
             },
             turns=turns,
-            ledger=[row._asdict() for row in episode.rows],
+            ledger=[row._asdict() for row in episode.rows]
+            if episode.over or episode.reward.timing == "immediate"
+            else [],
             outcome=episode.outcome,
             error=episode.error,
             frames_shown=episode.frames_shown,

@@ -26,6 +26,7 @@ OUTCOMES = {
     "correct": (40, 130, 65),
     "wrong": (185, 45, 45),
     "unanswered": (185, 45, 45),
+    "unscored": (90, 94, 102),
     "infra_error": (150, 100, 20),
 }
 

@@ -144,7 +144,7 @@ class BiLevelReward:
         for k, turn in enumerate(turns):
             well_formed = turn.op != "malformed"
             row = LedgerRow(
-                accuracy=self._accuracy(turns, k) if correct and k == last else 0.0,
+                accuracy=self._accuracy(turns, k, initial_iou) if correct and k == last else 0.0,
                 relevance=relevance[k],
                 format=self.format if (counts or k == last) and well_formed else 0.0,
             )
@@ -170,10 +170,10 @@ class BiLevelReward:
             best, previous = max(best, turn.iou), turn.iou
         return earned
 
-    def _accuracy(self, turns: Sequence[TurnFacts], k: int) -> float:
+    def _accuracy(self, turns: Sequence[TurnFacts], k: int, initial_iou: float) -> float:
         paid = self.accuracy - self.accuracy_decay * k
         judged = [turn.iou for turn in turns if not math.isnan(turn.iou)]
-        if self.gate == "soft":
+        if self.gate == "soft" and not math.isnan(initial_iou):
             paid *= min(1.0, max(judged, default=0.0) / self.gate_scale)
         return paid
 

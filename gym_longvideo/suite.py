@@ -7,10 +7,11 @@ itself.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -74,6 +75,8 @@ def load_suite(
             f'suite_options={options!r} must map names to values: {{"families": "needle"}}'
         )
     options = dict(options or {})
+    if "split" in options:
+        raise ValueError(f"suite_options={options} name a split; pass split= beside them")
     if not isinstance(suite, str):
         if not isinstance(suite, Suite):
             raise ValueError(f"suite={suite!r} is neither a name nor a Suite")
@@ -83,7 +86,7 @@ def load_suite(
     if suite == "haystack":
         suite = "gym_longvideo.haystack:HaystackSuite"
     if suite.endswith((".jsonl", ".json")):
-        return JsonlSuite(suite, split=split, **options)
+        return _call(JsonlSuite, suite, split=split, **options)
     module, _, factory = suite.partition(":")
     if not factory:
         raise ValueError(
@@ -94,7 +97,20 @@ def load_suite(
         make = getattr(importlib.import_module(module), factory)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"suite={suite!r} cannot be imported: {error}") from error
-    return make(split=split, **options)
+    made = _call(make, split=split, **options)
+    if not isinstance(made, Suite):
+        raise ValueError(f"suite={suite!r} returned {made!r}, which is no Suite")
+    return made
+
+
+def _call(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a suite's maker; options it does not take give a ValueError that names those it does."""
+    try:
+        inspect.signature(make).bind(*args, **options)
+    except TypeError as error:
+        known = [name for name in inspect.signature(make).parameters if name != "split"]
+        raise ValueError(f"suite_options={options}: {error}; use some of {known}") from None
+    return make(*args, **options)
 
 
 class JsonlSuite:

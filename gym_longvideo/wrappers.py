@@ -5,6 +5,7 @@ All record their constructor arguments, so ``env.spec.to_json()`` rebuilds the w
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,7 +69,8 @@ class TextProtocol(gym.Wrapper[dict[str, Any], Any, dict[str, Any], Any], Record
 
     Args:
         env: The environment.
-        protocol: "tags", "tags_seconds", "tool_call", or an object with ``render`` and ``parse``.
+        protocol: "tags", "tags_seconds", "tool_call", or an object with
+            ``name``, ``system``, ``render`` and ``parse``.
         max_length: Characters of the longest reply and prompt.
 
     Example:
@@ -88,6 +90,13 @@ class TextProtocol(gym.Wrapper[dict[str, Any], Any, dict[str, Any], Any], Record
         RecordConstructorArgs.__init__(self, protocol=protocol, max_length=max_length)
         gym.Wrapper.__init__(self, env)
         self.protocol = make_protocol(protocol)
+        if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
+            raise ValueError(f"max_length={max_length!r} must be a whole number, 1 or more")
+        if self.protocol.name == "tags" and _base(self).retrieval == "timeline":
+            raise ValueError(
+                "protocol='tags' names frames by pool index, and retrieval='timeline' shows "
+                "several frames of one index; use protocol='tags_seconds' or 'tool_call'"
+            )
         frames = _frames_space(env)
         self.action_space = UnicodeText(max_length)
         self.observation_space = spaces.Dict({"text": UnicodeText(max_length), "frames": frames})
@@ -115,6 +124,8 @@ class TextProtocol(gym.Wrapper[dict[str, Any], Any, dict[str, Any], Any], Record
         parsed = self.protocol.parse(action, turn)
         forgiving = lenient(action, turn, self.protocol)
         numeric = np.array([ANSWER, 0, 0, 0])
+        if reason := base.episode.objection(parsed):
+            parsed = Malformed(reason)
         match parsed:
             case Retrieve(start, end):
                 numeric = np.array([RETRIEVE, start, end, 0])
@@ -214,7 +225,10 @@ class DiscreteIntervals(
 
     def action(self, action: np.int64 | int) -> np.ndarray:
         """Return the (op, start, end, choice) of a discrete action."""
-        index = int(action)
+        try:
+            index = operator.index(action.item() if isinstance(action, np.ndarray) else action)
+        except (TypeError, ValueError):
+            index = -1
         if not 0 <= index < self.action_space.n:  # type: ignore[attr-defined]
             raise ValueError(f"action {action!r} is outside {self.action_space}")
         if index >= len(self.pairs):

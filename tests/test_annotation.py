@@ -390,3 +390,15 @@ def test_a_letter_names_its_option_even_where_options_are_letters():
     assert parse_answer("X", ("H", "A", "X")) == (2, False)  # no 24th option: its text
     with pytest.raises(ValueError, match="'Q' is not among the 3 options"):
         parse_answer("Q", ("H", "A", "X"))
+
+
+def test_odd_types_are_named_or_tolerated():
+    line = {"video": "v.mp4", "question": "?", "options": ["x", "y"], "answer": "A"}
+    assert parse_record({**line, "task_type": None}, default_id="0").task_types == ()
+    assert parse_record({**line, "task_type": 3}, default_id="0").task_types == ("3",)
+    assert parse_record({**line, "video_id": None}, default_id="0").video_id == "v.mp4"
+    assert parse_record({**line, "video_id": 0}, default_id="0").video_id == "0"
+    with pytest.raises(ValueError, match="duration=1000"):
+        parse_record({**line, "duration": 10**400}, default_id="0")
+    with pytest.raises(ValueError, match="is neither seconds nor MM:SS"):
+        parse_record({**line, "segments": [[0, 10**400]]}, default_id="0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 
 import gymnasium as gym
@@ -461,10 +462,64 @@ def test_seeding_starts_the_order_over():
 
 
 def test_a_task_with_more_options_than_the_space_has_is_refused():
-    env = make(max_options=3)
+    with pytest.raises(ValueError, match=r"max_options=3 must be a whole number, 4 or more"):
+        make(max_options=3)
+
+    class Modest(GreySuite):
+        max_options = 3  # not true: one task has 4
+
+    env = make(Modest())
     env.reset(options={"index": 1})
     with pytest.raises(ValueError, match=r"'grey-2' has 4 options, more than max_options=3"):
         env.reset(options={"index": 2})
+
+
+def test_a_segment_beyond_the_end_of_the_video_is_refused_or_skipped():
+    suite = GreySuite()
+    suite.tasks[0] = dataclasses.replace(suite.tasks[0], segments_s=((10, 20), (100, 110)))
+    message = r"'grey-0' has a segment \(100, 110\) beyond the end of its video at 100.00 s"
+    with pytest.raises(VideoError, match=message):
+        make(suite).reset(options={"index": 0})
+    env = make(suite, order="sequential", on_video_error="skip")
+    assert env.reset()[1]["task_id"] == "grey-1"
+    assert env.skipped[0][0] == "grey-0"
+
+
+def test_frames_that_never_arrived_are_neither_seen_nor_counted():
+    env = make(FailingSuite())
+    before, info = env.reset()
+    after, _, _, truncated, failed = env.step([0, 8, 9, 0])
+    assert truncated
+    np.testing.assert_array_equal(before["seen"], after["seen"])
+    assert failed["frames_shown"] == info["frames_shown"]
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"isolate": "yes"}, "isolate='yes' is unknown"),
+        ({"cache_dir": 3}, "cache_dir=3 must be the path of a directory"),
+        ({"suite": "haystack", "suite_options": {"family": "needle"}}, "'family'.*families"),
+        ({"suite": "haystack", "suite_options": {"split": "val"}}, "split"),
+        ({"suite": "os:getcwd"}, "os:getcwd|split"),
+    ],
+)
+def test_more_invalid_keywords_are_named(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        LongVideoQAEnv(**keywords)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    env = make(max_turns=np.int64(2), frame_budget=np.int64(16), question_bytes=np.int64(64))
+    env.reset(options={"index": 0})
+    env.step([1, 0, 0, 0])
+    assert '"max_turns": 2' in env.record.to_json()
+
+
+def test_knobs_are_added_to_those_of_an_id():
+    options = {"duration_s": 3600.0}
+    env = gym.make("LongVideo/Haystack-Chain-v0", suite_options=options).unwrapped
+    assert env.suite.knobs.families == ("chain",) and env.suite.knobs.duration_s == 3600.0
 
 
 # --- arguments ----------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def test_tool_calls_name_times_their_range_and_the_signature():
     protocol = ToolCall()
     prompt = "\n".join(texts(protocol.render(shown(3, 40))))
     assert "with times: 35.0 s, 405.0 s." in prompt
-    assert "retrieve_frames (0 <= start_s < end_s <= 600.0)" in prompt
+    assert "retrieve_frames (seconds from 0 to 600.0)" in prompt
     system = protocol.system(TURN)
     tool = json.loads(system.split("<tools>\n")[1].split("\n</tools>")[0])
     assert tool["function"]["name"] == "retrieve_frames"

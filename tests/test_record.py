@@ -48,7 +48,12 @@ def test_a_record_holds_what_was_shown_and_done():
     assert record.task["question"] == "Which grey is it in video 0?"
     assert record.task["options"] == ["dark", "middle"]
     assert (record.task["answer_index"], record.task["segments_s"]) == (0, [[40.0, 50.0]])
-    assert record.pool == {"duration_s": 100.0, "length": 20, "relevant": [8, 9]}
+    assert record.pool == {
+        "duration_s": 100.0,
+        "length": 20,
+        "relevant": [8, 9],
+        "truncated": False,
+    }
     # Slot k stands for (k + .5) * 5 s; a grey frame starts every whole second.
     assert record.overview["frame_index"] == [2, 7, 12, 17]
     assert record.overview["time_s"] == [12.5, 37.5, 62.5, 87.5]
@@ -182,3 +187,14 @@ def test_every_field_of_a_record_is_plain_json():
     record = play(make(), [[0, 8, 9, 0], [1, 0, 0, 0]])
     fields = dataclasses.asdict(record)
     assert json.loads(json.dumps(fields, allow_nan=False)) == fields
+
+
+def test_the_record_of_a_running_episode_claims_no_pay_in_escrow():
+    env = make()
+    env.reset(options={"index": 0})
+    env.step([0, 8, 9, 0])
+    assert env.record.ledger == [] and env.record.total_reward == 0.0
+    paid = make(reward="ungated")
+    paid.reset(options={"index": 0})
+    reward = paid.step([0, 8, 9, 0])[1]
+    assert paid.record.total_reward == pytest.approx(reward) and reward > 0

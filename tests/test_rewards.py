@@ -298,3 +298,12 @@ def test_an_impossible_reward_is_refused_with_its_value(given_reward, message):
 
 def test_an_empty_row_is_worth_nothing():
     assert LedgerRow().total == 0.0
+
+
+def test_the_soft_gate_is_open_where_nothing_relevant_is_annotated():
+    turns = [TurnFacts("retrieve"), TurnFacts("answer")]
+    rows = PRESETS["videoseal"].settle(turns, initial_iou=math.nan, correct=True)
+    assert [row.total for row in rows] == [0.0, 1.0]
+    judged = [TurnFacts("retrieve", 0.025), TurnFacts("answer")]
+    rows = PRESETS["videoseal"].settle(judged, initial_iou=0.0, correct=True)
+    assert [row.total for row in rows] == [0.0, 0.5]

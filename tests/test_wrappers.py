@@ -309,3 +309,21 @@ def test_a_wrapped_environment_passes_the_checker(name):
 def test_a_wrapper_says_so_when_it_gets_the_wrong_environment(wrapper):
     with pytest.raises(TypeError, match=r"wrap LongVideoQA-v0"):
         wrapper(gym.make("CartPole-v1"))
+
+
+@pytest.mark.parametrize("action", [1.7, "3", None, np.array([3, 4]), -1, 10**6])
+def test_discrete_intervals_refuses_what_is_no_action(action):
+    env = DiscreteIntervals(gym.make("gym_longvideo:LongVideoQA-v0"))
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="is outside"):
+        env.action(action)
+
+
+def test_text_protocol_refuses_what_cannot_work():
+    env = gym.make("gym_longvideo:LongVideoQA-v0", retrieval="timeline")
+    with pytest.raises(ValueError, match="use protocol='tags_seconds' or 'tool_call'"):
+        TextProtocol(env)
+    with pytest.raises(ValueError, match="protocol=3 is unknown"):
+        TextProtocol(env, protocol=3)
+    with pytest.raises(ValueError, match="max_length=0 must be"):
+        TextProtocol(env, protocol="tool_call", max_length=0)
