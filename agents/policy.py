@@ -1,0 +1,359 @@
+"""MLLMPolicy: an image-text-to-text model of the Qwen2.5-VL kind as a policy over replies.
+
+One forward path serves generation, scoring and training: embeddings with the vision features put
+in, explicit M-RoPE positions, the language model, and the head at response positions only.
+Log-probabilities are those of softmax(logits / temperature) over the ids that may be sampled, in
+fp32; the same set is left out in sampling and in training.
+
+Traps of transformers 5 that shaped this file: positions must be explicit (``rows``); ``generate``
+falls back to top_k=50 and to what generation_config.json says, so it is not used; with gradient
+checkpointing, an adapter that is switched between forward and backward gets no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from agents.chat import Block, ChatCodec
+from agents.rows import Batch, Row, collate, make_row
+from agents.vision import FrameEncoder
+
+ACTOR, CRITIC = "actor", "critic"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How replies are drawn. Nothing is taken from a model's own generation settings.
+
+    Attributes:
+        temperature: Divides the logits, in sampling and in every log-probability.
+        top_p: Keeps the smallest set of ids with this probability; 1.0 keeps all. Below 1 the
+            replies no longer come from the policy that is optimised (log-probabilities are those of
+            the full softmax).
+        top_k: Keeps the k likeliest ids; 0 keeps all.
+        greedy: Always take the likeliest id.
+        max_new_tokens: Longest reply; one that is cut there has no end token.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    greedy: bool = False
+    max_new_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(
+                f"temperature={self.temperature} must be above 0; use greedy=True for no sampling"
+            )
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} must lie in (0, 1]")
+        if self.top_k < 0 or self.max_new_tokens < 1:
+            raise ValueError(
+                f"top_k={self.top_k} must be 0 or more and max_new_tokens={self.max_new_tokens} "
+                "1 or more"
+            )
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters on every linear layer of the language model.
+
+    Attributes:
+        rank: Of each adapter.
+        alpha: Scale; the update is multiplied by alpha / rank.
+    """
+
+    rank: int = 64
+    alpha: float = 64.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0:
+            raise ValueError(f"LoRA rank={self.rank} and alpha={self.alpha} must be positive")
+
+
+class Reply(NamedTuple):
+    """What the policy said in one turn.
+
+    Attributes:
+        ids: (n,) int64, up to and including the end token unless cut.
+        log_probs: (n,) float32 at generation time; training recomputes its own.
+        truncated: Whether the reply was cut at the token limit.
+    """
+
+    ids: np.ndarray
+    log_probs: np.ndarray
+    truncated: bool
+
+
+class Scores(NamedTuple):
+    """A scoring pass over rows; N is the most response tokens of a row, right padded.
+
+    Attributes:
+        log_probs: (B, N) float32 of the sampled ids.
+        entropy: (B, N) float32 in nats.
+        hidden: (B, N, hidden) states that predict each response token.
+        mask: (B, N) bool.
+    """
+
+    log_probs: torch.Tensor
+    entropy: torch.Tensor
+    hidden: torch.Tensor
+    mask: torch.Tensor
+
+
+class MLLMPolicy:
+    """A model with its codec, its adapters and its memory of frames.
+
+    Args:
+        model: A ``Qwen2_5_VLForConditionalGeneration`` or one that is built like it.
+        codec: Of the same model.
+        mean: Image normalisation per channel.
+        std: Image normalisation per channel.
+        lora: Train adapters instead of all weights.
+        train_vision: Whether the vision tower is trained; then its features are never remembered.
+        checkpointing: Recompute activations of the language model in the backward pass.
+        feature_cache_mb: Memory for features of frames.
+
+    Raises:
+        ValueError: If the model does not give the positions of images as this policy does.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        codec: ChatCodec,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        lora: LoRA | None = None,
+        train_vision: bool = False,
+        checkpointing: bool = False,
+        feature_cache_mb: float = 512.0,
+    ) -> None:
+        self.codec = codec
+        self.lora = lora
+        self.train_vision = train_vision
+        self.base: Any = model
+        core = model.model
+        if not hasattr(core, "visual") or not hasattr(core, "language_model"):
+            raise ValueError(
+                f"{type(model).__name__} has no model.visual and model.language_model; use a "
+                "model of the Qwen2.5-VL kind"
+            )
+        if lora is not None and train_vision:
+            raise ValueError("train_vision=True trains all of the tower; it needs lora=None")
+        core.visual.requires_grad_(train_vision)
+        self.language: Any = core.language_model
+        self.head: Any = model.lm_head
+        self.peft: Any = _with_adapter(model, lora) if lora is not None else None
+        self.encoder = FrameEncoder(
+            core.visual,
+            codec.grid,
+            mean,
+            std,
+            capacity_mb=feature_cache_mb,
+            cached=not train_vision,
+        )
+        if checkpointing:
+            self.language.gradient_checkpointing_enable({"use_reentrant": False})
+        self.checkpointing = checkpointing
+        model.eval()  # no dropout anywhere: the first ratio must be 1
+        self._suppressed = torch.from_numpy(codec.suppressed).to(self.device)
+        self._check_positions()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device | None = None,
+        attention: str | None = None,
+        **options: Any,
+    ) -> MLLMPolicy:
+        """Load a model from a directory or the hub.
+
+        Args:
+            path: Directory or hub id.
+            dtype: "auto" is bfloat16 on a GPU and float32 on a CPU.
+            device: The GPU if there is one, by default.
+            attention: Of the language model: "sdpa" (default), "eager", "flash_attention_2".
+            **options: As the constructor takes them.
+        """
+        from transformers import AutoConfig, AutoModelForImageTextToText
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+            Qwen2VLImageProcessorPil,
+        )
+
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if dtype == "auto":
+            dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
+        config = AutoConfig.from_pretrained(str(path))
+        if getattr(config, "vision_config", None) is None:
+            raise ValueError(
+                f"model {str(path)!r} ({config.model_type}) takes no images; use one of the "
+                "Qwen2.5-VL kind"
+            )
+        codec = ChatCodec.from_pretrained(path, config)
+        images = Qwen2VLImageProcessorPil.from_pretrained(str(path))
+        # Off the GPU the tower attends image by image, where eager is faster than sdpa.
+        tower = "eager" if place.type == "cpu" else "sdpa"
+        model = AutoModelForImageTextToText.from_pretrained(
+            str(path),
+            dtype=dtype,
+            attn_implementation={"text_config": attention or "sdpa", "vision_config": tower},
+        )
+        return cls(
+            model.to(place), codec, mean=images.image_mean, std=images.image_std, **options
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.head.weight.device
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the language model."""
+        return int(self.base.config.get_text_config().hidden_size)
+
+    def actor_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that post-training moves."""
+        if self.peft is None:
+            return [p for p in self.base.parameters() if p.requires_grad]
+        named = self.base.named_parameters()
+        return [p for name, p in named if f".{ACTOR}." in name]
+
+    def row(self, blocks: Sequence[Block]) -> Row:
+        """Lay out a dialogue."""
+        return make_row(blocks, self.codec.grid, self.codec.image_token_id)
+
+    def embed(self, batch: Batch) -> torch.Tensor:
+        """Return (B, L, hidden) embeddings with the features of the frames put in."""
+        return self._put_features(self.base.get_input_embeddings()(batch.ids), batch)
+
+    def score(
+        self, rows: Sequence[Row], *, temperature: float = 1.0, with_entropy: bool = True
+    ) -> Scores:
+        """Score the response tokens of rows in one forward pass; autograd decides on gradients.
+
+        Args:
+            rows: Sequences that each hold at least one response token.
+            temperature: Of the softmax.
+            with_entropy: Whether entropies are wanted; they cost a pass over the vocabulary.
+        """
+        batch = collate(rows, 0, device=self.device)
+        states = self.language(
+            inputs_embeds=self.embed(batch),
+            attention_mask=batch.attention,
+            position_ids=batch.positions,
+            use_cache=False,
+        ).last_hidden_state
+        # The state before a token predicts it.
+        at = torch.nonzero(batch.sampled[:, 1:])
+        flat = states[at[:, 0], at[:, 1]]
+        ids = batch.ids[:, 1:][batch.sampled[:, 1:]]
+        log_probs, entropy = self._log_probs(flat, ids, temperature, with_entropy)
+        counts = batch.sampled.sum(1).tolist()
+        mask = torch.zeros(len(rows), max(counts), dtype=torch.bool, device=self.device)
+        for i, count in enumerate(counts):
+            mask[i, :count] = True
+
+        def spread(values: torch.Tensor) -> torch.Tensor:
+            out = values.new_zeros(*mask.shape, *values.shape[1:])
+            return out.masked_scatter(mask.view(*mask.shape, *[1] * (values.ndim - 1)), values)
+
+        return Scores(spread(log_probs), spread(entropy), spread(flat), mask)
+
+    def logits(self, states: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Return fp32 logits / temperature, -inf for ids that are never sampled."""
+        logits = self.head(states).float() / temperature
+        return logits.index_fill(-1, self._suppressed, -torch.inf)
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Score as the model did before post-training: adapters off."""
+        if self.peft is None:
+            raise RuntimeError("without lora= the reference is a copy of the model; see reference")
+        with self.peft.disable_adapter():
+            yield
+
+    def session(self, sampling: Sampling, generator: torch.Generator | None = None) -> Any:
+        """Return a ``DecodeSession`` over this policy."""
+        from agents.decoding import DecodeSession
+
+        return DecodeSession(self, sampling, generator)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write the model (or, with LoRA, the adapters) and the tokenizer."""
+        (self.peft or self.base).save_pretrained(str(directory))
+        self.codec.tokenizer.save_pretrained(str(directory))
+
+    def _put_features(self, embeds: torch.Tensor, batch: Batch) -> torch.Tensor:
+        if not batch.frames:
+            return embeds
+        features = torch.cat(self.encoder(batch.frames)).to(embeds.dtype)
+        places = batch.ids == self.codec.image_token_id
+        places &= batch.attention.bool()
+        return embeds.masked_scatter(places.unsqueeze(-1), features)
+
+    def _log_probs(
+        self, states: torch.Tensor, ids: torch.Tensor, temperature: float, with_entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self.logits(states, temperature)
+        norm = logits.logsumexp(-1)
+        log_probs = logits.gather(-1, ids[:, None])[:, 0] - norm
+        if not with_entropy:
+            return log_probs, torch.zeros_like(log_probs)
+        probs = (logits - norm[:, None]).exp()
+        finite = logits.masked_fill(torch.isinf(logits), 0.0)
+        return log_probs, norm - (probs * finite).sum(-1)
+
+    def _check_positions(self) -> None:
+        """Compare our positions with the model's own on a small dialogue."""
+        index = getattr(self.base.model, "get_rope_index", None)
+        unit = self.codec.grid.patch * self.codec.grid.merge
+        frame = np.zeros((2 * unit, 3 * unit, 3), np.uint8)
+        content = [{"type": "text", "text": "a"}, {"type": "image", "image": frame}] * 2
+        row = self.row([self.codec.user(content)])
+        if index is None:
+            raise ValueError(f"{type(self.base.model).__name__} has no get_rope_index")
+        merge = self.codec.grid.merge
+        ids = torch.from_numpy(row.ids)[None]
+        theirs, _ = index(
+            ids,
+            mm_token_type_ids=(ids == self.codec.image_token_id).int(),
+            image_grid_thw=torch.tensor([[1, 2 * merge, 3 * merge]] * 2),
+        )
+        if not np.array_equal(theirs[:, 0].numpy(), row.positions):
+            raise ValueError(
+                f"{type(self.base).__name__} places images unlike Qwen2.5-VL; this policy would "
+                "give it wrong positions"
+            )
+
+
+def greedy(sampling: Sampling) -> Sampling:
+    """Return the same limits without chance, for evaluation."""
+    return replace(sampling, greedy=True)
+
+
+def _with_adapter(model: Any, lora: LoRA) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    linear = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=0.0,  # dropout would make the first ratio differ from 1
+        target_modules=rf".*language_model\..*\.({'|'.join(linear)})",
+    )
+    return get_peft_model(model, config, adapter_name=ACTOR)
