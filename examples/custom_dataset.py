@@ -18,7 +18,7 @@ from typing import Any
 import gymnasium as gym
 
 import gym_longvideo  # noqa: F401 - registers the ids
-from examples.evaluate import random_policy
+from agents.scripted import Random
 from gym_longvideo.video import VideoError, open_video
 
 
@@ -76,12 +76,12 @@ def main() -> None:
         order="sequential",
         on_video_error="skip",
     )
-    base = env.unwrapped
+    base, agent = env.unwrapped, Random()
     for _ in range(len(base.suite)):
         observation, info = env.reset()
         over = False
         while not over:
-            observation, _, terminated, truncated, info = env.step(random_policy(base, observation))
+            observation, _, terminated, truncated, info = env.step(agent(base, observation))
             over = terminated or truncated
         print(
             f"{info['task_id']}: {info['outcome']}, best IoU {info['best_iou']:.2f}, "

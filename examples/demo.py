@@ -20,14 +20,9 @@ import gymnasium as gym
 import torch
 from PIL import Image
 
-from examples.evaluate import (
-    Policy,
-    evaluate,
-    oracle_policy,
-    overview_only_policy,
-    random_policy,
-    sb3_policy,
-)
+from agents.sb3 import sb3_policy
+from agents.scripted import Oracle, Random, UniformSingleTurn
+from examples.evaluate import Policy, evaluate
 from examples.needle import ENV_OPTIONS, SUITE_OPTIONS
 from examples.train_sb3 import train
 from gym_longvideo.haystack import HaystackSuite
@@ -104,10 +99,10 @@ def main() -> None:
         "gym_longvideo:LongVideoQA-v0", render_mode="rgb_array", **options(annotations, "test")
     )
     policies: dict[str, Policy] = {
-        "random": random_policy,
-        "overview-only": overview_only_policy,
+        "random": Random(),
+        "overview-only": UniformSingleTurn(),
         "trained": sb3_policy(model),
-        "oracle": oracle_policy,
+        "oracle": Oracle(),
     }
     scores = {name: evaluate(env, policy, args.episodes) for name, policy in policies.items()}
     print(f"\n{'policy':15s}{'success':>9s}  {'95 % interval':15s}{'turns':>7s}{'frames':>8s}")

@@ -1,21 +1,22 @@
-"""Policies that need no training, and an honest evaluation of any policy.
+"""An honest evaluation of any policy, and the table that compares several.
 
-A policy is a function of the environment and its observation that returns an action. The oracle and
-the overview-only bound know the haystack's secrets; everything else sees what an agent sees.
+A policy is a function of the environment and its observation that returns an action. Those that
+need no training are in ``agents/scripted.py``; of these only ``Random`` knows no more than an agent
+sees.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from gym_longvideo.env import ANSWER, RETRIEVE, LongVideoQAEnv
-from gym_longvideo.haystack import oracle
+from agents.scripted import Agent
+from gym_longvideo.env import LongVideoQAEnv
 
 Policy = Callable[[LongVideoQAEnv, dict[str, np.ndarray]], np.ndarray]
 
@@ -46,12 +47,18 @@ class Score:
 
 
 def evaluate(env: gym.Env, policy: Policy, episodes: int) -> Score:
-    """Run a policy on the first tasks of the environment's suite, each once."""
+    """Run a policy on the first tasks of the environment's suite, each once.
+
+    Agents are seeded anew for every task, so that what they draw does not depend on the tasks
+    before it.
+    """
     base = env.unwrapped
     assert isinstance(base, LongVideoQAEnv)
     right = turns = frames = faults = done = 0
     for index in range(min(episodes, len(base.suite))):
         observation, info = env.reset(seed=index, options={"index": index})
+        if isinstance(policy, Agent):
+            policy.reset(index)
         over = False
         while not over:
             action = policy(base, observation)
@@ -83,48 +90,18 @@ def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def random_policy(env: LongVideoQAEnv, observation: dict[str, np.ndarray]) -> np.ndarray:
-    """Draw each part of the action evenly from what the mask allows."""
-    sizes = env.action_space.nvec  # type: ignore[attr-defined]
-    masks = np.split(env.action_masks(), np.cumsum(sizes)[:-1])
-    return np.array([env.np_random.choice(np.flatnonzero(mask)) for mask in masks])
+def table(scores: Mapping[str, Score]) -> str:
+    """Return a line for each policy: success with its interval, mean turns and frames.
 
-
-def overview_only_policy(env: LongVideoQAEnv, observation: dict[str, np.ndarray]) -> np.ndarray:
-    """Answer at once, as well as anybody can from the overview: the bound for single-turn agents.
-
-    If the overview proves the answer it is given; otherwise nothing in it helps (options are
-    balanced), so the answer is drawn evenly.
+    >>> print(table({"coin": Score(0.5, wilson(8, 16), 1.0, 4.0, 16)}))
+    policy           success  95 % interval    turns  frames
+    coin               0.500  0.280 to 0.720    1.00    4.00
     """
-    episode = env.episode
-    assert episode is not None
-    known = oracle.solve(episode.task, observation["frame_time"][observation["frame_index"] >= 0])
-    if known is None:
-        known = int(env.np_random.integers(len(episode.task.options)))
-    return np.array([ANSWER, 0, 0, known])
-
-
-def oracle_policy(env: LongVideoQAEnv, observation: dict[str, np.ndarray]) -> np.ndarray:
-    """Retrieve what is still missing, and answer as soon as the frames seen prove the answer."""
-    episode = env.episode
-    assert episode is not None
-    seen = [*episode.overview_shown_s, *(t for log in episode.turns for t in log.shown_s)]
-    known = oracle.solve(episode.task, seen)
-    if known is None and episode.may_retrieve:
-        wanted = oracle.oracle_intervals(
-            episode.task, episode.pool_times, seen, frames=env.budget.retrieval
+    lines = [f"{'policy':15s}{'success':>9s}  {'95 % interval':15s}{'turns':>7s}{'frames':>8s}"]
+    for name, score in scores.items():
+        low, high = score.ci95
+        lines.append(
+            f"{name:15s}{score.success:9.3f}  {f'{low:.3f} to {high:.3f}':15s}"
+            f"{score.turns:7.2f}{score.frames:8.2f}"
         )
-        if wanted:
-            return np.array([RETRIEVE, *wanted[0], 0])
-    return np.array([ANSWER, 0, 0, known or 0])
-
-
-def sb3_policy(model: Any) -> Policy:
-    """Return the greedy policy of a stable-baselines3 or sb3-contrib model."""
-    masked = type(model).__name__.startswith("Maskable")
-
-    def act(env: LongVideoQAEnv, observation: dict[str, np.ndarray]) -> np.ndarray:
-        extra = {"action_masks": env.action_masks()} if masked else {}
-        return model.predict(observation, deterministic=True, **extra)[0]
-
-    return act
+    return "\n".join(lines)

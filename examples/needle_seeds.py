@@ -17,7 +17,9 @@ from pathlib import Path
 import gymnasium as gym
 import torch
 
-from examples.evaluate import Score, evaluate, overview_only_policy, sb3_policy
+from agents.sb3 import sb3_policy
+from agents.scripted import UniformSingleTurn
+from examples.evaluate import Score, evaluate
 from examples.needle import ENV_OPTIONS, SUITE_OPTIONS
 from examples.train_sb3 import train
 
@@ -43,7 +45,7 @@ def main() -> None:
     torch.set_num_threads(1)
     options = {**ENV_OPTIONS, "suite_options": SUITE_OPTIONS}
     env = gym.make("gym_longvideo:LongVideoQA-v0", **{**options, "split": "test"})
-    rival = evaluate(env, overview_only_policy, args.episodes)
+    rival = evaluate(env, UniformSingleTurn(), args.episodes)
     rows = []
     for seed in range(args.seeds):
         model = train({**options, "split": "train"}, seconds=1e9, steps=args.steps, seed=seed)

@@ -1,70 +1,36 @@
-"""Train PPO or MaskablePPO on LongVideoQA, with a small per-frame extractor.
+"""Train PPO or MaskablePPO on LongVideoQA, and compare with agents that need no training.
 
     python -m examples.train_sb3 --algo maskable --seconds 120
+    python -m examples.train_sb3 --seconds 120 --mp4 runs/needle
 
-The environment needs no wrapper. Only the feature extractor is ours: stable-baselines3's default
-one would flatten the frames into a vector of raw 0-255 values. Episodes are at most ``max_turns``
-steps, so short rollouts (``n_steps``) and a discount of 1 are right.
+The second command first writes the very same tasks as H.264 files and trains on frames decoded from
+them. The environment needs no wrapper; only the feature extractor is ours (``agents/sb3.py``).
+Episodes are at most ``max_turns`` steps, so short rollouts (``n_steps``) and a discount of 1 are
+right.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import torch
-from gymnasium import spaces
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
-from torch import nn
 
-import gym_longvideo  # noqa: F401 - registers the ids
-from examples.evaluate import evaluate, sb3_policy
+from agents.sb3 import FrameExtractor, sb3_policy
+from agents.scripted import Oracle, Random, UniformSingleTurn
+from examples.evaluate import evaluate, table
 from examples.needle import ENV_OPTIONS, SUITE_OPTIONS
-
-
-class FrameExtractor(BaseFeaturesExtractor):
-    """Looks at every frame with one small network.
-
-    The features are those of each slot (what was seen where), their maximum over slots (what was
-    seen at all), the frames' places in the pool, and the turn.
-
-    Args:
-        observation_space: The environment's.
-        features: Features of one frame.
-    """
-
-    def __init__(self, observation_space: spaces.Dict, features: int = 16) -> None:
-        count, *_ = observation_space["frames"].shape  # type: ignore[misc]
-        turns = spaces.flatdim(observation_space["turn"])
-        super().__init__(observation_space, count * (features + 1) + features + turns)
-        self.pool_size = spaces.flatdim(observation_space["seen"])
-        self.look = nn.Sequential(
-            nn.Conv2d(3, 32, kernel_size=4, stride=4),
-            nn.ReLU(),
-            nn.Conv2d(32, 32, kernel_size=2),
-            nn.ReLU(),
-        )
-        self.describe = nn.Sequential(nn.Linear(64, features), nn.ReLU())
-
-    def forward(self, observations: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return (B, features_dim)."""
-        frames = observations["frames"]  # (B, F, H, W, 3)
-        batch, count = frames.shape[:2]
-        shown = (observations["frame_index"] >= 0).float()
-        maps = self.look(frames.flatten(0, 1).permute(0, 3, 1, 2).float() / 255.0)
-        # The maximum finds a card wherever it is held; the mean tells the scene.
-        seen = torch.cat([maps.amax((2, 3)), maps.mean((2, 3))], dim=1)
-        slots = self.describe(seen).view(batch, count, -1) * shown[..., None]
-        places = observations["frame_index"] / self.pool_size * shown
-        turn = observations["turn"].flatten(1)
-        return torch.cat([slots.flatten(1), slots.amax(1), places, turn], dim=1)
+from gym_longvideo.haystack import HaystackSuite
+from gym_longvideo.haystack.export import export_suite
 
 
 class Clock(BaseCallback):
@@ -154,8 +120,20 @@ def train(
     return model
 
 
+def export(directory: Path, split: str, count: int) -> Path:
+    """Write the first tasks of a split as MP4 files, if not yet there; return the annotation."""
+    return export_suite(
+        HaystackSuite(split, size=count, **SUITE_OPTIONS),
+        directory / split,
+        fps=1,
+        size=(80, 80),
+        workers=os.cpu_count() or 1,
+        progress=True,
+    )
+
+
 def main() -> None:
-    """Train on haystack and evaluate on videos that training never saw."""
+    """Train on the needle suite and evaluate on videos that training never saw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--algo", choices=["ppo", "maskable"], default="maskable")
     parser.add_argument("--seconds", type=float, default=120.0)
@@ -163,13 +141,22 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--n-envs", type=int, default=16)
     parser.add_argument("--n-steps", type=int, default=32)
-    parser.add_argument("--episodes", type=int, default=256, help="episodes of the evaluation")
+    parser.add_argument("--episodes", type=int, default=256, help="held-out tasks, at most 256")
     parser.add_argument("--tensorboard", help="directory of a TensorBoard log")
+    parser.add_argument("--mp4", type=Path, help="write files here, and decode frames from them")
+    parser.add_argument("--videos", type=int, default=384, help="files to train on, with --mp4")
+    parser.add_argument("--save", type=Path, help="write the model to this file")
     args = parser.parse_args()
     torch.set_num_threads(1)  # networks this small lose by more, on a busy machine a lot
-    options = {**ENV_OPTIONS, "suite_options": SUITE_OPTIONS}
+    splits: dict[str, dict[str, Any]] = {"train": {}, "val": {}}
+    for split, count in (("train", args.videos), ("val", args.episodes)):
+        source: dict[str, Any] = {"suite_options": SUITE_OPTIONS}
+        if args.mp4:
+            print(f"writing {count} videos of 10 minutes to {args.mp4}/{split}")
+            source = {"suite": str(export(args.mp4, split, count)), "cache_mb": 64}
+        splits[split] = {**ENV_OPTIONS, **source, "split": split}
     model = train(
-        {**options, "split": "train"},
+        splits["train"],
         algo=args.algo,
         seconds=args.seconds,
         steps=args.steps,
@@ -178,8 +165,17 @@ def main() -> None:
         n_steps=args.n_steps,
         tensorboard=args.tensorboard,
     )
-    env = gym.make("gym_longvideo:LongVideoQA-v0", **{**options, "split": "val"})
-    print(evaluate(env, sb3_policy(model), args.episodes))
+    if args.save:
+        model.save(args.save)
+    policies = {
+        "random": Random(),
+        "overview-only": UniformSingleTurn(),
+        "trained": sb3_policy(model),
+        "oracle": Oracle(),
+    }
+    env = gym.make("gym_longvideo:LongVideoQA-v0", **splits["val"])
+    print(table({name: evaluate(env, policy, args.episodes) for name, policy in policies.items()}))
+    env.close()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 import gym_longvideo  # noqa: F401 - registers the ids
-from examples.evaluate import oracle_policy, random_policy
+from agents.scripted import AGENTS, make_agent
 
 SECONDS_PER_PICTURE = 3
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--family", default="chain", help="a haystack family, or all")
     parser.add_argument("--annotation", help="a JSON Lines annotation instead of haystack")
     parser.add_argument("--video-root", help="directory of the annotation's videos")
-    parser.add_argument("--policy", choices=["oracle", "random"], default=None)
+    parser.add_argument("--policy", choices=sorted(AGENTS), default="oracle")
     parser.add_argument("--index", type=int, default=0, help="which task of the suite")
     parser.add_argument("--frame-size", type=int, default=112)
     args = parser.parse_args()
@@ -51,15 +51,13 @@ def main() -> None:
         extra = {"video_root": args.video_root} if args.video_root else {}
         options = {"suite": args.annotation, "suite_options": extra}
     env = gym.make("LongVideoQA-v0", render_mode="rgb_array", frame_size=args.frame_size, **options)
-    # The oracle knows haystack's secrets; on other videos there is nobody to ask.
-    name = args.policy or ("random" if args.annotation else "oracle")
-    policy = {"oracle": oracle_policy, "random": random_policy}[name]
+    agent = make_agent(args.policy)
 
     observation, info = env.reset(seed=0, options={"index": args.index})
     pictures: list[Any] = [env.render()]
     over = False
     while not over:
-        observation, _, terminated, truncated, info = env.step(policy(env.unwrapped, observation))
+        observation, _, terminated, truncated, info = env.step(agent(env.unwrapped, observation))
         pictures.append(env.render())
         over = terminated or truncated
 
