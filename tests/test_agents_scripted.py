@@ -94,6 +94,16 @@ def test_the_oracle_shows_the_relevant_frames_of_a_needle_and_no_others():
     assert looked > 8
 
 
+def test_the_oracle_asks_for_no_more_frames_than_the_budget_still_allows():
+    needle_s = 3 * 600 / 128  # three pool frames each, of which one is enough
+    env = make(suite_options={"needle_s": needle_s}, frame_budget=18, frames_per_retrieval=8)
+    score = evaluate(env, Oracle(), 32)
+    assert (score.success, score.frames <= 18) == (1.0, True)
+    for index in range(32):
+        actions, _ = play(env, Oracle(), index)
+        assert all(end - start + 1 <= 2 for op, start, end, _ in actions if op == 0)
+
+
 def test_the_oracle_follows_a_chain_one_card_at_a_time():
     env = make("chain")
     lengths = {len(play(env, Oracle(), index)[0]) for index in range(16)}
@@ -241,6 +251,12 @@ def test_agents_do_not_disturb_the_order_of_tasks(name):
     assert tasks(make_agent(name, **noise)) == tasks(lambda env, _: np.array([1, 0, 0, 0]))
 
 
+def test_an_agent_does_not_draw_the_numbers_of_an_environment_with_its_seed():
+    env = make().unwrapped
+    env.reset(seed=7, options={"index": 0})
+    assert Random(7).rng.random() != env.np_random.random()
+
+
 @pytest.mark.parametrize("name", sorted(AGENTS))
 def test_actions_are_int64_and_inside_the_space(name):
     env, agent = make(), make_agent(name)
@@ -351,6 +367,20 @@ def test_the_oracle_also_reads_the_secrets_of_exported_files(tmp_path):
     assert evaluate(env, Oracle(), 4).turns > 1.0
 
 
+def test_where_keyframes_stand_in_the_oracle_does_not_try_the_same_twice(tmp_path):
+    suite = HaystackSuite("val", families="needle", duration_s=60, size=8)
+    path = export_suite(suite, tmp_path, size=(16, 16))
+    env = gym.make(
+        ID, suite=str(path), split="val", frame_size=8, seek="keyframe", overview_frames=0
+    )
+    missed = 0
+    for index in range(8):  # a keyframe every 8 s hardly ever shows a card of half a second
+        actions, info = play(env, Oracle(), index)
+        missed += not info["is_success"]
+        assert [action[0] for action in actions] == [0, 1]
+    assert missed > 0
+
+
 # --- Replies --------------------------------------------------------------------------------------
 
 
@@ -406,6 +436,11 @@ def test_frames_closer_than_the_labels_get_as_many_digits_as_they_need():
     turn = Turn(1, 3, "?", ("x",), True, times, edges, frames, nothing, nothing)
     said = reply(np.array([0, 1, 2, 0]), turn, "tags_seconds")
     assert said.endswith("<retrieve>0.002, 0.003</retrieve>")
+    # Where the prompt speaks of seconds, whole ones are no clock times either.
+    times = np.arange(8.0)
+    turn = Turn(1, 3, "?", ("x",), True, times, cell_edges(times, 8.0), frames, nothing, nothing)
+    said = reply(np.array([0, 1, 2, 0]), turn, "tags_seconds")
+    assert said.endswith("<retrieve>1.00, 2.00</retrieve>")
 
 
 @pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
