@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
 
 import gymnasium as gym
@@ -297,31 +298,33 @@ def test_the_window_goes_on_from_its_state_in_json():
         RetrievalWindow(size=2).load_state_dict(part.state_dict())
 
 
-def test_threads_that_share_a_window_lose_no_turn():
-    class Counting(RetrievalBonus):
-        batches = 0
+def test_threads_that_share_a_window_take_turns_and_lose_none():
+    class Watched(RetrievalBonus):
+        batches = inside = overlaps = 0
+
+        def at(self, rate):
+            self.inside += 1
+            time.sleep(0)  # let another thread in, if the window does
+            self.overlaps += self.inside > 1
+            self.inside -= 1
+            return super().at(rate)
 
         def update(self, retrieves, turns):
             self.batches += 1
-            assert turns == 7
             return super().update(retrieves, turns)
 
-    window = RetrievalWindow(Counting(), size=7)
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [
-            threading.Thread(target=lambda: [window.count(i % 3 == 0) for i in range(500)])
-            for _ in range(8)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert window.bonus.batches == 8 * 500 // 7
-    assert window.state_dict()["since_update"] == 8 * 500 % 7
+    window = RetrievalWindow(Watched(), size=7)
+    threads = [
+        threading.Thread(target=lambda: [window.count(i % 3 == 0) for i in range(100)])
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert window.bonus.overlaps == 0
+    assert window.bonus.batches == 800 // 7
+    assert window.state_dict()["since_update"] == 800 % 7
 
 
 # --- the wrapper ----------------------------------------------------------------------------------
