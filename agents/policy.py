@@ -212,9 +212,7 @@ class MLLMPolicy:
             dtype=dtype,
             attn_implementation={"text_config": attention or "sdpa", "vision_config": tower},
         )
-        return cls(
-            model.to(place), codec, mean=images.image_mean, std=images.image_std, **options
-        )
+        return cls(model.to(place), codec, mean=images.image_mean, std=images.image_std, **options)
 
     @property
     def device(self) -> torch.device:
@@ -251,6 +249,17 @@ class MLLMPolicy:
             temperature: Of the softmax.
             with_entropy: Whether entropies are wanted; they cost a pass over the vocabulary.
         """
+        states, ids, mask = self.states(rows)
+        log_probs, entropy = self._log_probs(states, ids, temperature, with_entropy)
+        return Scores(spread(log_probs, mask), spread(entropy, mask), spread(states, mask), mask)
+
+    def states(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Run the language model with the adapter that is active.
+
+        Returns:
+            (T, hidden) states that predict the T response tokens of all rows, in order; their (T,)
+            ids; and the (B, N) bool mask of where they belong, see ``spread``.
+        """
         batch = collate(rows, 0, device=self.device)
         states = self.language(
             inputs_embeds=self.embed(batch),
@@ -259,20 +268,10 @@ class MLLMPolicy:
             use_cache=False,
         ).last_hidden_state
         # The state before a token predicts it.
-        at = torch.nonzero(batch.sampled[:, 1:])
-        flat = states[at[:, 0], at[:, 1]]
-        ids = batch.ids[:, 1:][batch.sampled[:, 1:]]
-        log_probs, entropy = self._log_probs(flat, ids, temperature, with_entropy)
-        counts = batch.sampled.sum(1).tolist()
-        mask = torch.zeros(len(rows), max(counts), dtype=torch.bool, device=self.device)
-        for i, count in enumerate(counts):
-            mask[i, :count] = True
-
-        def spread(values: torch.Tensor) -> torch.Tensor:
-            out = values.new_zeros(*mask.shape, *values.shape[1:])
-            return out.masked_scatter(mask.view(*mask.shape, *[1] * (values.ndim - 1)), values)
-
-        return Scores(spread(log_probs), spread(entropy), spread(flat), mask)
+        wanted = batch.sampled[:, 1:]
+        counts = batch.sampled.sum(1)
+        mask = torch.arange(int(counts.max()), device=self.device) < counts[:, None]
+        return states[:, :-1][wanted], batch.ids[:, 1:][wanted], mask
 
     def logits(self, states: torch.Tensor, temperature: float) -> torch.Tensor:
         """Return fp32 logits / temperature, -inf for ids that are never sampled."""
@@ -280,12 +279,31 @@ class MLLMPolicy:
         return logits.index_fill(-1, self._suppressed, -torch.inf)
 
     @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Score as the model did before post-training: adapters off."""
+    def adapter(self, name: str | None) -> Iterator[None]:
+        """Use another adapter, or none (the reference): forward, backward and step inside.
+
+        Raises:
+            RuntimeError: If the policy was made without ``lora``.
+        """
         if self.peft is None:
-            raise RuntimeError("without lora= the reference is a copy of the model; see reference")
-        with self.peft.disable_adapter():
+            raise RuntimeError("there are no adapters; pass lora= to the policy")
+        if name is None:
+            with self.peft.disable_adapter():
+                yield
+            return
+        self.peft.set_adapter(name)
+        try:
             yield
+        finally:
+            self.peft.set_adapter(ACTOR)
+
+    def add_adapter(self, name: str) -> list[nn.Parameter]:
+        """Add another adapter on the same frozen weights; return its parameters."""
+        if self.lora is None:
+            raise ValueError(f"adapter {name!r} needs lora=; pass it to the policy")
+        self.peft.add_adapter(name, lora_config(self.lora))
+        self.peft.set_adapter(ACTOR)
+        return [p for key, p in self.base.named_parameters() if f".{name}." in key]
 
     def session(self, sampling: Sampling, generator: torch.Generator | None = None) -> Any:
         """Return a ``DecodeSession`` over this policy."""
@@ -341,19 +359,31 @@ class MLLMPolicy:
             )
 
 
+def spread(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Put (T, ...) values where (B, N) ``mask`` is True, zeros elsewhere: (B, N, ...)."""
+    out = values.new_zeros(*mask.shape, *values.shape[1:])
+    return out.masked_scatter(mask.view(*mask.shape, *[1] * (values.ndim - 1)), values)
+
+
 def greedy(sampling: Sampling) -> Sampling:
     """Return the same limits without chance, for evaluation."""
     return replace(sampling, greedy=True)
 
 
-def _with_adapter(model: Any, lora: LoRA) -> Any:
-    from peft import LoraConfig, get_peft_model
+def lora_config(lora: LoRA) -> Any:
+    """Return the peft configuration of an adapter of the language model."""
+    from peft import LoraConfig
 
     linear = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    config = LoraConfig(
+    return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
         lora_dropout=0.0,  # dropout would make the first ratio differ from 1
         target_modules=rf".*language_model\..*\.({'|'.join(linear)})",
     )
-    return get_peft_model(model, config, adapter_name=ACTOR)
+
+
+def _with_adapter(model: Any, lora: LoRA) -> Any:
+    from peft import get_peft_model
+
+    return get_peft_model(model, lora_config(lora), adapter_name=ACTOR)

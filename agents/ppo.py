@@ -1,0 +1,570 @@
+"""PPO on whole multi-turn dialogues: one batch of episodes in, better weights out.
+
+The path of a batch: score it as it was sampled; put the turns' rewards (the environment's, gated
+there) and the retrieval bonus on the last token of each turn, the KL penalty on every token;
+turn-aware GAE; whiten once; then a few clipped steps, critic first. Everything but the forward
+passes is in ``advantages``, ``losses`` and ``curriculum``.
+
+Tensors are (B, N): one row an episode, its response tokens in time order, right padded.
+
+Source: Video-MTR, arXiv 2508.20478v2, section 3.3 and appendix A.5; presets below.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from agents.advantages import explained_variance, token_rewards, turn_aware_gae
+from agents.critic import Critic, CriticKind
+from agents.curriculum import RetrievalBonus
+from agents.losses import (
+    Aggregation,
+    clipped_policy_loss,
+    clipped_value_loss,
+    entropy_loss,
+    token_weights,
+)
+from agents.parallel import Processes
+from agents.policy import MLLMPolicy
+from agents.rollout import Episode, rows_of
+from agents.rows import Row, micro_batches
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """How to optimise. The defaults are the "recommended" preset.
+
+    Attributes:
+        gamma_token: Discount inside a turn.
+        lambda_token: GAE lambda inside a turn.
+        gamma_turn: Discount from turn to turn.
+        lambda_turn: GAE lambda from turn to turn.
+        beta: Weight of the KL penalty to the policy as it was before post-training.
+        clip_low: How far the ratio may fall below 1.
+        clip_high: How far it may rise above 1.
+        dual_clip: Limit of the loss where the advantage is negative; None for none.
+        value_clip: How far a value may move from its old one; None for any.
+        entropy_coef: Weight of the entropy bonus.
+        epochs: Passes over a batch.
+        minibatch: Episodes of an optimiser step, over all processes.
+        actor_lr: Learning rate of the policy.
+        critic_lr: Learning rate of the critic.
+        critic_warmup: Batches in which only the critic learns.
+        critic_epochs: Passes of the critic over a batch; None for as many as ``epochs``.
+        grad_clip: Largest norm of a gradient; steps with a non-finite one are skipped.
+        weight_decay: Of AdamW.
+        aggregation: "token-mean" or "sequence-mean".
+        whiten: Whether advantages are whitened over the batch.
+        target_kl: Stop the policy's steps on a batch beyond this approximate KL; None for never.
+        critic: "adapter", "head" or "model".
+        history: Earlier turns in context (w); None for all.
+        temperature: Of the softmax that is sampled and optimised.
+        top_p: Nucleus of the sampling.
+        micro_batch_tokens: Padded tokens of a forward pass.
+    """
+
+    gamma_token: float = 1.0
+    lambda_token: float = 1.0
+    gamma_turn: float = 0.95
+    lambda_turn: float = 1.0
+    beta: float = 0.001
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    dual_clip: float | None = None
+    value_clip: float | None = 0.5
+    entropy_coef: float = 0.0
+    epochs: int = 1
+    minibatch: int = 8
+    actor_lr: float = 1e-6
+    critic_lr: float = 1e-5
+    critic_warmup: int = 10
+    critic_epochs: int | None = None
+    grad_clip: float = 1.0
+    weight_decay: float = 0.0
+    aggregation: Aggregation = "token-mean"
+    whiten: bool = True
+    target_kl: float | None = None
+    critic: CriticKind = "adapter"
+    history: int | None = 2
+    temperature: float = 0.7
+    top_p: float = 1.0
+    micro_batch_tokens: int = 8192
+
+    def __post_init__(self) -> None:
+        for name in ("gamma_token", "lambda_token", "gamma_turn", "lambda_turn"):
+            _check(self, name, 0.0, 1.0)
+        for name in ("beta", "clip_high", "entropy_coef", "weight_decay"):
+            _check(self, name, 0.0, math.inf)
+        _check(self, "clip_low", 0.0, 1.0, "0 <= clip_low < 1", strict=True)
+        for name in ("actor_lr", "critic_lr", "grad_clip", "temperature", "top_p"):
+            _check(self, name, 0.0, math.inf, "above 0", above=True)
+        for name in ("value_clip", "target_kl"):
+            if getattr(self, name) is not None:
+                _check(self, name, 0.0, math.inf, "above 0, or None", above=True)
+        for name in ("epochs", "minibatch", "micro_batch_tokens"):
+            _check(self, name, 1, math.inf, "a whole number, 1 or more")
+        _check(self, "critic_warmup", 0, math.inf)
+        if self.top_p > 1:
+            raise ValueError(f"top_p={self.top_p} must lie in (0, 1]")
+        if self.dual_clip is not None and self.dual_clip <= 1:
+            raise ValueError(f"dual_clip={self.dual_clip} must be above 1, or None")
+        if self.history is not None and self.history < 0:
+            raise ValueError(f"history={self.history} must be 0 or more, or None for all turns")
+
+
+def _check(
+    config: PPOConfig,
+    name: str,
+    low: float,
+    high: float,
+    rule: str = "",
+    *,
+    strict: bool = False,
+    above: bool = False,
+) -> None:
+    value = getattr(config, name)
+    fine = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+    if fine and ((strict and value == high) or (above and value == low) or math.isinf(value)):
+        fine = False
+    if not fine:
+        raise ValueError(f"{name}={value!r} must be {rule or f'in [{low:g}, {high:g}]'}")
+
+
+PRESETS: dict[str, PPOConfig] = {
+    # Video-MTR as its authors ran it: full fine-tuning, nucleus sampling, one epoch.
+    "paper": PPOConfig(
+        clip_high=0.2, entropy_coef=0.001, critic_warmup=0, top_p=0.95, critic="model"
+    ),
+    # What later work found more stable: clip-higher, no nucleus, no entropy bonus, critic first.
+    # LoRA needs about ten times the learning rate of full fine-tuning.
+    "recommended": PPOConfig(actor_lr=1e-5, critic_lr=1e-4),
+    # The tiny model, all of its language weights, on a laptop.
+    "tiny": PPOConfig(
+        beta=0.0,
+        entropy_coef=0.003,
+        epochs=2,
+        minibatch=32,
+        actor_lr=2e-4,
+        critic_lr=2e-3,
+        critic_warmup=0,
+        critic="head",
+        temperature=1.0,
+        micro_batch_tokens=2560,
+    ),
+}
+
+
+class Batch(NamedTuple):
+    """Episodes as tensors, (B, N) unless said otherwise.
+
+    Attributes:
+        rows: Training rows, and ``owners`` (the episode of each) and ``places`` (of each row, the
+            columns of its response tokens).
+        mask: bool.
+        turn_index: int64, -1 where ``mask`` is False.
+        old_log_probs: As the policy scored the batch before its first step.
+        ref_log_probs: The same under the reference; zeros where beta is 0.
+        values: What the critic said.
+        states: (B, N, hidden) states for a critic that is a head.
+        entropy: In nats.
+        rewards: Token rewards.
+        advantages: Whitened if the config says so.
+        returns: Targets of the critic.
+    """
+
+    rows: list[Row]
+    owners: list[int]
+    places: list[slice]
+    mask: torch.Tensor
+    turn_index: torch.Tensor
+    old_log_probs: torch.Tensor
+    ref_log_probs: torch.Tensor
+    values: torch.Tensor
+    states: torch.Tensor
+    entropy: torch.Tensor
+    rewards: torch.Tensor
+    advantages: torch.Tensor
+    returns: torch.Tensor
+
+
+class PPOLearner:
+    """Holds policy, critic, their optimisers and the bonus; learns from batches of episodes.
+
+    Args:
+        policy: The policy.
+        config: How to optimise.
+        bonus: The retrieval bonus; None for none.
+        seed: Of the order of minibatches.
+        processes: Peers that learn from episodes of their own, at the same time.
+
+    Attributes:
+        step: Batches learned from.
+    """
+
+    def __init__(
+        self,
+        policy: MLLMPolicy,
+        config: PPOConfig,
+        *,
+        bonus: RetrievalBonus | None = None,
+        seed: int = 0,
+        processes: Processes | None = None,
+    ) -> None:
+        self.policy, self.config, self.bonus = policy, config, bonus
+        self.processes = processes or Processes()
+        self.critic = Critic(policy, config.critic)
+        self.actor_parameters = policy.actor_parameters()
+        self.critic_parameters = self.critic.trained_parameters()
+        adamw = {"weight_decay": config.weight_decay, "betas": (0.9, 0.999)}
+        self.actor_optimizer = torch.optim.AdamW(self.actor_parameters, lr=config.actor_lr, **adamw)
+        self.critic_optimizer = torch.optim.AdamW(
+            self.critic_parameters, lr=config.critic_lr, **adamw
+        )
+        self.seed, self.step = seed, 0
+        # Without adapters to switch off, the reference is a copy.
+        self.reference: Any = None
+        if config.beta and policy.lora is None:
+            self.reference = copy.deepcopy(policy.language).requires_grad_(False)
+
+    def update(self, episodes: Sequence[Episode]) -> dict[str, float]:
+        """Learn from episodes; those with ``infra_error`` are left out.
+
+        Returns:
+            Metrics under the field's names; see ``agents.trainer``.
+        """
+        usable = [episode for episode in episodes if not episode.infra_error and episode.turns]
+        metrics = {"infra_errors": self.processes.total(len(episodes) - len(usable))[0]}
+        metrics |= self.pay_bonus(usable)
+        counted = self.processes.total(len(usable))[0]
+        if not counted:
+            self.step += 1
+            return metrics
+        batch = self.prepare(usable)
+        metrics |= self.batch_metrics(batch)
+        metrics |= self._optimise(batch)
+        self.step += 1
+        return metrics
+
+    def pay_bonus(self, episodes: Sequence[Episode]) -> dict[str, float]:
+        """Add the retrieval bonus of this batch to the turns that retrieved."""
+        turns = [turn for episode in episodes for turn in episode.turns]
+        retrieves, count, earned = self.processes.total(
+            sum(turn.retrieved for turn in turns), len(turns), sum(abs(t.reward) for t in turns)
+        )
+        amount = 0.0
+        if self.bonus is not None and count:
+            amount = self.bonus.update(int(retrieves), int(count))
+            for turn in turns:
+                turn.reward += amount * turn.retrieved
+        paid = amount * retrieves
+        return {
+            "bonus": amount,
+            "bonus_share": paid / (paid + earned) if paid else 0.0,
+        }
+
+    def prepare(self, episodes: Sequence[Episode]) -> Batch:
+        """Score episodes and work out their advantages."""
+        config = self.config
+        rows, owners = rows_of(episodes, self.policy, config.history)
+        counts = [sum(len(turn.reply.ids) for turn in episode.turns) for episode in episodes]
+        shape = (len(episodes), max(counts, default=0))
+        device = self.policy.device
+        mask = torch.zeros(shape, dtype=torch.bool, device=device)
+        turn_index = torch.full(shape, -1, device=device)
+        most = max((len(episode.turns) for episode in episodes), default=1)
+        turn_rewards = torch.zeros(len(episodes), most, device=device)
+        for i, episode in enumerate(episodes):
+            done = 0
+            for k, turn in enumerate(episode.turns):
+                turn_index[i, done : done + len(turn.reply.ids)] = k
+                done += len(turn.reply.ids)
+                turn_rewards[i, k] = turn.reward
+            mask[i, :done] = True
+        places, filled = [], [0] * len(episodes)
+        for row, owner in zip(rows, owners, strict=True):
+            n = int(row.sampled.sum())
+            places.append(slice(filled[owner], filled[owner] + n))
+            filled[owner] += n
+
+        old, ref, values, entropy = (torch.zeros(shape, device=device) for _ in range(4))
+        states = torch.zeros(
+            (*shape, 0 if self.critic.reads_rows else self.policy.hidden_size), device=device
+        )
+        with torch.no_grad():
+            for group in micro_batches([len(row.ids) for row in rows], config.micro_batch_tokens):
+                chosen = [rows[g] for g in group]
+                scores = self.policy.score(chosen, temperature=config.temperature)
+                guessed = self._guess(chosen, scores.hidden)
+                against = self._reference_log_probs(chosen)
+                for line, g in enumerate(group):
+                    at = (owners[g], places[g])
+                    n = places[g].stop - places[g].start
+                    old[at], entropy[at] = scores.log_probs[line, :n], scores.entropy[line, :n]
+                    values[at] = guessed[line, :n]
+                    if against is not None:
+                        ref[at] = against[line, :n]
+                    if states.shape[-1]:
+                        states[at] = scores.hidden[line, :n].float()
+        rewards = token_rewards(
+            turn_rewards,
+            turn_index,
+            mask,
+            old_log_probs=old,
+            ref_log_probs=ref,
+            beta=config.beta,
+        )
+        advantages, returns = turn_aware_gae(
+            rewards,
+            values,
+            mask,
+            turn_index,
+            gamma_token=config.gamma_token,
+            lambda_token=config.lambda_token,
+            gamma_turn=config.gamma_turn,
+            lambda_turn=config.lambda_turn,
+        )
+        if config.whiten:
+            advantages = self._whiten(advantages, mask)
+        return Batch(
+            rows, owners, places, mask, turn_index, old, ref, values, states, entropy, rewards,
+            advantages, returns,
+        )  # fmt: skip
+
+    def _guess(self, rows: list[Row], states: torch.Tensor) -> torch.Tensor:
+        return self.critic(rows) if self.critic.reads_rows else self.critic(states=states)
+
+    def _reference_log_probs(self, rows: list[Row]) -> torch.Tensor | None:
+        if not self.config.beta:
+            return None
+        temperature = self.config.temperature
+        if self.reference is None:
+            with self.policy.adapter(None):
+                scores = self.policy.score(rows, temperature=temperature, with_entropy=False)
+            return scores.log_probs
+        own, self.policy.language = self.policy.language, self.reference
+        try:
+            scores = self.policy.score(rows, temperature=temperature, with_entropy=False)
+        finally:
+            self.policy.language = own
+        return scores.log_probs
+
+    def _whiten(self, advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Whiten over the response tokens of all processes, as ``advantages.whiten``."""
+        picked = advantages[mask].double()
+        count, total = self.processes.total(len(picked), float(picked.sum()))
+        mean = total / max(count, 1.0)
+        (squares,) = self.processes.total(float((picked - mean).square().sum()))
+        scale = 1.0 / math.sqrt(squares / max(count - 1.0, 1.0) + 1e-8)
+        return torch.where(mask, (advantages - mean) * scale, 0.0)
+
+    def _optimise(self, batch: Batch) -> dict[str, float]:
+        config = self.config
+        episodes = len(batch.mask)
+        steps = max(1, math.ceil(self._most(episodes) * self.processes.size / config.minibatch))
+        rng = np.random.default_rng([self.seed, self.step, self.processes.rank])
+        critic_epochs = config.critic_epochs or config.epochs
+        kept: dict[str, list[float]] = {}
+        stopped = self.step < config.critic_warmup
+        for epoch in range(max(config.epochs, critic_epochs)):
+            order = rng.permutation(episodes)
+            for part in np.array_split(order, steps):
+                chosen = np.sort(part)
+                if epoch < critic_epochs:
+                    _append(kept, self.critic_step(batch, chosen))
+                if epoch < config.epochs and not stopped:
+                    stats = self.actor_step(batch, chosen)
+                    _append(kept, stats)
+                    if config.target_kl is not None and stats["approx_kl"] > config.target_kl:
+                        stopped = True
+        metrics = {name: float(np.mean(values)) for name, values in kept.items()}
+        if "ratio_max" in kept:
+            metrics["ratio_max"] = max(kept["ratio_max"])
+        return metrics
+
+    def _most(self, episodes: int) -> int:
+        """Return the largest number of episodes that a process has; all must step together."""
+        if self.processes.size == 1:
+            return episodes
+        counts = torch.zeros(self.processes.size, dtype=torch.float64, device=self.policy.device)
+        counts[self.processes.rank] = episodes
+        return int(self.processes.sum(counts).max())
+
+    def actor_step(self, batch: Batch, episodes: np.ndarray) -> dict[str, float]:
+        """Take one clipped policy step on some episodes of a batch (by index)."""
+        config = self.config
+        weights = self._weights(batch, episodes)
+        self.actor_optimizer.zero_grad(set_to_none=True)
+        kl = clipped = entropy_sum = loss_sum = 0.0
+        ratio_max = 0.0
+        for rows, at, n in self._micro(batch, episodes):
+            scores = self.policy.score(
+                rows, temperature=config.temperature, with_entropy=bool(config.entropy_coef)
+            )
+            cut = [
+                _cut(tensor, at, n) for tensor in (batch.old_log_probs, batch.advantages, weights)
+            ]
+            loss, stats = clipped_policy_loss(
+                scores.log_probs,
+                *cut,
+                clip_low=config.clip_low,
+                clip_high=config.clip_high,
+                dual_clip=config.dual_clip,
+            )
+            if config.entropy_coef:
+                uncertain = entropy_loss(scores.entropy, cut[2])
+                loss = loss + config.entropy_coef * uncertain
+                entropy_sum -= uncertain.item()
+            loss.backward()
+            loss_sum += loss.item()
+            kl, clipped = kl + stats["approx_kl"].item(), clipped + stats["clipfrac"].item()
+            ratio_max = max(ratio_max, stats["ratio_max"].item())
+        norm = self._step(self.actor_optimizer, self.actor_parameters)
+        kl, clipped, loss_sum = self.processes.total(kl, clipped, loss_sum)
+        return {
+            "policy_loss": loss_sum,
+            "approx_kl": kl,
+            "clipfrac": clipped,
+            "ratio_max": ratio_max,
+            "actor_grad_norm": norm,
+        }
+
+    def critic_step(self, batch: Batch, episodes: np.ndarray) -> dict[str, float]:
+        """Take one clipped value step on some episodes of a batch (by index)."""
+        weights = self._weights(batch, episodes)
+        self.critic_optimizer.zero_grad(set_to_none=True)
+        loss_sum = 0.0
+        with self.critic.role():
+            if self.critic.reads_rows:
+                for rows, at, n in self._micro(batch, episodes):
+                    cut = [_cut(tensor, at, n) for tensor in (batch.values, batch.returns, weights)]
+                    loss, _ = clipped_value_loss(
+                        self.critic(rows), *cut, value_clip=self.config.value_clip
+                    )
+                    loss.backward()
+                    loss_sum += loss.item()
+            elif len(episodes):
+                which = torch.from_numpy(episodes)
+                loss, _ = clipped_value_loss(
+                    self.critic(states=batch.states[which]),
+                    batch.values[which],
+                    batch.returns[which],
+                    weights[which],
+                    value_clip=self.config.value_clip,
+                )
+                loss.backward()
+                loss_sum = loss.item()
+            norm = self._step(self.critic_optimizer, self.critic_parameters)
+        (loss_sum,) = self.processes.total(loss_sum)
+        return {"value_loss": loss_sum, "critic_grad_norm": norm}
+
+    def _weights(self, batch: Batch, episodes: np.ndarray) -> torch.Tensor:
+        """Return (B, N) token weights of a minibatch that may span processes."""
+        chosen = torch.zeros_like(batch.mask)
+        if len(episodes):
+            which = torch.from_numpy(episodes)
+            chosen[which] = batch.mask[which]
+        weights = token_weights(chosen, self.config.aggregation)
+        if self.processes.size == 1:
+            return weights
+        # Local weights sum to 1; they must do so over all processes.
+        own = int(chosen.sum()) if self.config.aggregation == "token-mean" else len(episodes)
+        (total,) = self.processes.total(own)
+        return weights * (own / max(total, 1.0))
+
+    def _micro(
+        self, batch: Batch, episodes: np.ndarray
+    ) -> Iterator[tuple[list[Row], list[tuple[int, slice]], int]]:
+        """Yield rows of some episodes, where their tokens belong, and the most tokens of a row."""
+        wanted = set(episodes.tolist())
+        mine = [g for g, owner in enumerate(batch.owners) if owner in wanted]
+        lengths = [len(batch.rows[g].ids) for g in mine]
+        for group in micro_batches(lengths, self.config.micro_batch_tokens):
+            chosen = [mine[g] for g in group]
+            at = [(batch.owners[g], batch.places[g]) for g in chosen]
+            yield [batch.rows[g] for g in chosen], at, max(p.stop - p.start for _, p in at)
+
+    def _step(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> float:
+        """Clip and step; a non-finite gradient is skipped. Returns the norm before clipping."""
+        self.processes.add_gradients(parameters)
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.config.grad_clip))
+        if math.isfinite(norm):
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def batch_metrics(self, batch: Batch) -> dict[str, float]:
+        """Return what the scoring pass says about a batch."""
+        mask = batch.mask
+        tokens, entropy, kl = self.processes.total(
+            int(mask.sum()),
+            float(batch.entropy[mask].sum()),
+            float((batch.old_log_probs - batch.ref_log_probs)[mask].sum()),
+        )
+        metrics = {
+            "entropy": entropy / max(tokens, 1.0),
+            "response_tokens": tokens,
+            "explained_variance": explained_variance(batch.values, batch.returns, mask),
+        }
+        if self.config.beta:
+            metrics["ref_kl"] = kl / max(tokens, 1.0)
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a checkpoint must hold beside the policy's weights."""
+        return {
+            "critic": self.critic.state_dict(),
+            "actor_optimizer": self.actor_optimizer.state_dict(),
+            "critic_optimizer": self.critic_optimizer.state_dict(),
+            "reference": None if self.reference is None else self.reference.state_dict(),
+            "bonus": None if self.bonus is None else self.bonus.state_dict(),
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        self.critic.load_state_dict(state["critic"])
+        self.actor_optimizer.load_state_dict(state["actor_optimizer"])
+        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        if self.reference is not None and state["reference"] is not None:
+            self.reference.load_state_dict(state["reference"])
+        if self.bonus is not None and state["bonus"] is not None:
+            self.bonus.load_state_dict(state["bonus"])
+        self.step = int(state["step"])
+
+
+def make_config(preset: str, **overrides: Any) -> PPOConfig:
+    """Return a preset with some fields replaced.
+
+    Raises:
+        ValueError: For an unknown preset or field.
+
+    >>> make_config("paper", epochs=2).clip_high
+    0.2
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset={preset!r} is unknown; use one of {sorted(PRESETS)}")
+    known = {field.name for field in fields(PPOConfig)}
+    if unknown := sorted(set(overrides) - known):
+        raise ValueError(f"PPOConfig has no field {unknown}; use some of {sorted(known)}")
+    return replace(PRESETS[preset], **overrides)
+
+
+def _append(kept: dict[str, list[float]], stats: dict[str, float]) -> None:
+    for name, value in stats.items():
+        kept.setdefault(name, []).append(value)
+
+
+def _cut(tensor: torch.Tensor, at: Sequence[tuple[int, slice]], n: int) -> torch.Tensor:
+    """Return (rows, n) of a (B, N) tensor: the response tokens of each row, right padded by 0."""
+    out = tensor.new_zeros(len(at), n)
+    for line, (owner, place) in enumerate(at):
+        out[line, : place.stop - place.start] = tensor[owner, place]
+    return out

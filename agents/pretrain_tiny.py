@@ -1,0 +1,396 @@
+"""Pretrain the tiny MLLM: perception and habits, but not the use of retrieval.
+
+    python -m agents.pretrain_tiny --out agents/weights/tiny
+
+The model learns from scripted replies to say which of the frames before it show the scene asked
+about, what is on the card if it has seen it, which letter stands for that, and the form of a reply.
+Its habit is to answer at once, guessing where it has not seen the card; seldom, and whatever it has
+seen, it retrieves a random interval. When and where to look is left to reinforcement learning.
+
+Two lessons. First drills without pictures: find a word among shuffled options, name its letter. That is
+cheap, and takes many samples. Then whole episodes, in which the script retrieves half of the time so that
+later turns are seen too; the choice between answer and retrieval is weighted so that the model
+learns the habit, not the script.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import gym_longvideo  # noqa: F401 - registers the ids
+from agents import tiny
+from agents.chat import Block, ChatCodec, ImageGrid
+from agents.policy import MLLMPolicy
+from agents.rows import Row, make_row, micro_batches
+from gym_longvideo.env import LongVideoQAEnv
+from gym_longvideo.haystack import HaystackSuite
+from gym_longvideo.protocol import Turn
+from gym_longvideo.suite import lettered
+from gym_longvideo.wrappers import TextProtocol
+
+FORMAT, PLACE, EVIDENCE, LETTER, ACTION, INTERVAL = range(6)
+LETTERS = "ABCDEF"
+SKILLS = ("format", "place", "evidence", "letter", "action", "interval")
+
+# What episodes look like: (weight, environment, videos). Indices, budgets and lengths vary, so that
+# the model suits other settings than the demo's.
+WORLDS: tuple[tuple[int, dict[str, Any], dict[str, Any]], ...] = (
+    (4, {}, {}),
+    (2, {}, {"distractors": 2, "needle_s": 30.0}),
+    (1, {"overview_frames": 16, "frame_budget": 32}, {"needle_s": 12.0}),
+    (1, {"overview_frames": 4, "max_turns": 5, "frame_budget": None}, {"scenes": 4}),
+    (1, {"pool_size": 128, "overview_frames": 16, "frame_budget": 32}, {"scenes": 6}),
+    (1, {"pool_size": 32, "frames_per_retrieval": 4, "max_turns": 4}, {"needle_s": 36.0}),
+)
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """How to pretrain.
+
+    Attributes:
+        out: Directory of the weights.
+        seed: Of weights and data.
+        drill_steps: Steps of the first lesson.
+        steps: Steps of the second.
+        batch: Episodes a step of the second lesson; the first has twice as many rows.
+        lr: Highest learning rate.
+        retrieve_rate: How often the habit is to retrieve.
+        threads: Of the trainer; one more process makes the data.
+        evaluation: Held-out episodes of the final scores.
+    """
+
+    out: Path = tiny.WEIGHTS
+    seed: int = 0
+    drill_steps: int = 150
+    steps: int = 1200
+    batch: int = 48
+    lr: float = 2e-3
+    retrieve_rate: float = 0.04
+    threads: int = 1
+    evaluation: int = 512
+
+
+class Lesson(NamedTuple):
+    """A row with what it teaches.
+
+    Attributes:
+        row: The dialogue.
+        weights: (n,) float32 for each response token.
+        skills: (n,) index into SKILLS of each.
+    """
+
+    row: Row
+    weights: np.ndarray
+    skills: np.ndarray
+
+
+class Piece(NamedTuple):
+    """A part of a scripted reply: its text, what it teaches, and how much that counts."""
+
+    text: str
+    skill: int
+    weight: float = 1.0
+
+
+class Teacher:
+    """Makes lessons out of haystack videos that nothing else uses.
+
+    Args:
+        codec: Of the model.
+        seed: Of the videos.
+        retrieve_rate: The habit to teach.
+    """
+
+    def __init__(self, codec: ChatCodec, *, seed: int, retrieve_rate: float) -> None:
+        self.codec, self.retrieve_rate = codec, retrieve_rate
+        self.envs: list[TextProtocol] = []
+        for weight, env, videos in WORLDS:
+            made = TextProtocol(
+                gym.make(
+                    "LongVideoQA-v0",
+                    disable_env_checker=True,
+                    suite_options={
+                        **tiny.SUITE_OPTIONS,
+                        **videos,
+                        "size": 1_000_000,
+                        "seed": 1_000_003 + seed,
+                    },
+                    **{**tiny.ENV_OPTIONS, **env},
+                )
+            )
+            self.envs += [made] * weight
+        first = self.envs[0].unwrapped
+        assert isinstance(first, LongVideoQAEnv)
+        self.suite = first.suite
+        texts = codec.tokenizer.convert_ids_to_tokens(range(len(codec.tokenizer)))
+        self.words = [text for text in texts if text.isalpha() and text.isascii()]
+
+    def drill(self, rng: np.random.Generator, questions: int = 8) -> Lesson:
+        """Return a list of options, and some of them with their letters."""
+        if rng.random() < 0.5:
+            options = self.suite[int(rng.integers(len(self.suite)))].options
+        else:
+            count = int(rng.integers(2, 7))
+            options = tuple(rng.choice(self.words, count, replace=False).tolist())
+        user = self.codec.encode_reply("\n" + "\n".join(lettered(options)), end=False)
+        asked = rng.integers(0, len(options), questions).tolist()
+        pieces = []
+        for choice in asked:
+            pieces += [Piece(": ", FORMAT, 0.0), Piece(options[choice], EVIDENCE, 0.0)]
+            pieces.append(Piece(f" {LETTERS[choice]}", LETTER))
+        return self._lesson([Block(user.ids)], [pieces], end=False)
+
+    def episode(self, rng: np.random.Generator) -> Lesson:
+        """Return an episode played by the script."""
+        env = self.envs[int(rng.integers(len(self.envs)))]
+        base = env.unwrapped
+        assert isinstance(base, LongVideoQAEnv) and isinstance(base.suite, HaystackSuite)
+        env.reset(options={"index": int(rng.integers(len(base.suite)))})
+        blocks = [self.codec.system(env.messages()[0]["content"][0]["text"])]
+        replies: list[list[Piece]] = []
+        over = False
+        while not over:
+            pieces = self._turn(env.turn, base, rng)
+            blocks.append(self.codec.user(env.messages()[-1]["content"]))
+            replies.append(pieces)
+            _, _, over, _, _ = env.step("".join(piece.text for piece in pieces))
+        return self._lesson(blocks, replies)
+
+    def _turn(self, turn: Turn, base: LongVideoQAEnv, rng: np.random.Generator) -> list[Piece]:
+        episode, suite = base.episode, base.suite
+        assert episode is not None and isinstance(suite, HaystackSuite)
+        task = episode.task
+        assert task.answer_index is not None
+        (start_s, end_s), *_ = task.segments_s
+        world = suite.world(task)
+        scene = world.scene_at(start_s)
+        here = [
+            int(index)
+            for index, time_s in zip(turn.frame_index, turn.frame_time, strict=True)
+            if world.scene_at(float(time_s)) == scene
+        ]
+        shown = [*episode.overview_shown_s, *(t for log in episode.turns for t in log.shown_s)]
+        seen = any(start_s <= time_s < end_s for time_s in shown)
+        place = f"{here[0]}, {here[-1]}" if here else "none"
+        evidence = task.options[task.answer_index] if seen else tiny.NOT_SEEN
+        letter = LETTERS[task.answer_index] if seen else ""
+        pieces = self._thought(place, evidence, letter)
+        if not turn.may_retrieve:
+            return pieces + self._answer(self._choice(task, seen, rng), seen)
+        if rng.random() < 0.5:
+            habit = 2 * (1 - self.retrieve_rate)
+            return pieces + self._answer(self._choice(task, seen, rng), seen, habit)
+        low, high = self._interval(turn, rng)
+        return [
+            *pieces,
+            Piece("<retrieve>", ACTION, 2 * self.retrieve_rate),
+            Piece(str(low), INTERVAL),
+            Piece(", ", FORMAT),
+            Piece(str(high), INTERVAL),
+            Piece("</retrieve>", FORMAT),
+        ]
+
+    def _choice(self, task: Any, seen: bool, rng: np.random.Generator) -> int:
+        return task.answer_index if seen else int(rng.integers(len(task.options)))
+
+    def _interval(self, turn: Turn, rng: np.random.Generator) -> tuple[int, int]:
+        """Draw a random interval: between two frames shown, or anywhere."""
+        if len(turn.frame_index) and rng.random() < 0.5:
+            low, high = rng.choice(turn.frame_index, 2).tolist()
+        else:
+            low, high = rng.integers(0, turn.last_index + 1, 2).tolist()
+        return min(low, high), max(low, high)
+
+    def _thought(self, place: str, evidence: str, letter: str) -> list[Piece]:
+        numbers = place.split(", ")
+        places = [Piece(numbers[0], PLACE)]
+        if len(numbers) == 2:
+            places += [Piece(", ", PLACE), Piece(numbers[1], PLACE)]
+        return [
+            Piece("<think>", FORMAT),
+            *places,
+            Piece(": ", FORMAT),
+            Piece(evidence, EVIDENCE),
+            *([Piece(f" {letter}", LETTER)] if letter else []),
+            Piece("</think>", FORMAT),
+        ]
+
+    def _answer(self, choice: int, seen: bool = True, weight: float = 1.0) -> list[Piece]:
+        return [
+            Piece("<answer>", ACTION, weight),
+            Piece(LETTERS[choice], LETTER if seen else FORMAT, 1.0 if seen else 0.2),
+            Piece("</answer>", FORMAT),
+        ]
+
+    def _lesson(
+        self, users: list[Block], replies: list[list[Piece]], *, end: bool = True
+    ) -> Lesson:
+        blocks: list[Block] = users[: len(users) - len(replies)]
+        weights: list[float] = []
+        skills: list[int] = []
+        for i, (user, pieces) in enumerate(
+            zip(users[len(users) - len(replies) :], replies, strict=True)
+        ):
+            ids: list[int] = []
+            for piece in pieces:
+                encoded = self.codec.encode_reply(piece.text, end=False).ids.tolist()
+                ids += encoded
+                weights += [piece.weight] * len(encoded)
+                skills += [piece.skill] * len(encoded)
+            if end:
+                ids.append(self.codec.end_id)
+                weights.append(1.0)
+                skills.append(FORMAT)
+            reply = self.codec.reply(ids)
+            blocks += [user, reply]
+            if i + 1 < len(replies):
+                blocks.append(self.codec.close(reply))
+        row = make_row(blocks, self.codec.grid, self.codec.image_token_id)
+        return Lesson(row, np.array(weights, np.float32), np.array(skills))
+
+
+_teacher: Teacher | None = None
+
+
+def _open_school(seed: int, retrieve_rate: float) -> None:
+    global _teacher
+    torch.set_num_threads(1)
+    tokenizer = tiny.build_tokenizer()
+    _teacher = Teacher(_codec(tokenizer), seed=seed, retrieve_rate=retrieve_rate)
+
+
+def _codec(tokenizer: Any) -> ChatCodec:
+    ids = tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|vision_start|>", "<|vision_end|>"])
+    return ChatCodec(
+        tokenizer,
+        image_token_id=ids[0],
+        vision_start_id=ids[1],
+        vision_end_id=ids[2],
+        grid=ImageGrid(14, 2),
+    )
+
+
+def _teach(kind: str, count: int, seed: tuple[int, ...]) -> list[Lesson]:
+    assert _teacher is not None
+    rng = np.random.default_rng(seed)
+    return [getattr(_teacher, kind)(rng) for _ in range(count)]
+
+
+def lessons(config: PretrainConfig) -> Iterator[list[Lesson]]:
+    """Yield the batches of both lessons, made by a process of their own."""
+    plan = [
+        ("drill", 2 * config.batch, (config.seed, 0, step)) for step in range(config.drill_steps)
+    ] + [("episode", config.batch, (config.seed, 1, step)) for step in range(config.steps)]
+    with ProcessPoolExecutor(
+        1,
+        mp_context=get_context("spawn"),
+        initializer=_open_school,
+        initargs=(config.seed, config.retrieve_rate),
+    ) as school:
+        waiting = [school.submit(_teach, *job) for job in plan[:8]]
+        for job in [*plan[8:], *[None] * 8]:
+            if not waiting:
+                return
+            yield waiting.pop(0).result()
+            if job is not None:
+                waiting.append(school.submit(_teach, *job))
+
+
+def loss_of(
+    policy: MLLMPolicy, batch: list[Lesson], *, max_tokens: int = 4096, backward: bool = True
+) -> tuple[float, np.ndarray]:
+    """Return the weighted cross-entropy a token, and (6, 2) right and total tokens by skill."""
+    total = float(sum(lesson.weights.sum() for lesson in batch))
+    loss, counts = 0.0, np.zeros((len(SKILLS), 2))
+    for group in micro_batches([len(lesson.row.ids) for lesson in batch], max_tokens):
+        chosen = [batch[i] for i in group]
+        scores = policy.score([lesson.row for lesson in chosen], with_entropy=False)
+        flat = scores.log_probs[scores.mask]
+        weights = torch.from_numpy(np.concatenate([lesson.weights for lesson in chosen]))
+        part = -(flat * weights).sum() / total
+        if backward:
+            part.backward()
+        loss += part.item()
+        # A token whose probability is above one half is the greedy one.
+        right = (flat.detach() > math.log(0.5)).numpy()
+        for skill in range(len(SKILLS)):
+            of = np.concatenate([lesson.skills for lesson in chosen]) == skill
+            of &= np.concatenate([lesson.weights for lesson in chosen]) > 0
+            counts[skill] += right[of].sum(), of.sum()
+    return loss, counts
+
+
+def pretrain(config: PretrainConfig) -> dict[str, Any]:
+    """Pretrain, write the weights and return the scores."""
+    torch.set_num_threads(config.threads)
+    started = time.monotonic()
+    tokenizer = tiny.build_tokenizer()
+    model = tiny.build_model(tiny.build_config(tokenizer), seed=config.seed)
+    model.set_attn_implementation({"text_config": "sdpa", "vision_config": "eager"})
+    policy = MLLMPolicy(model, _codec(tokenizer), mean=_MEAN, std=_STD, train_vision=True)
+    optimizer = torch.optim.AdamW(policy.actor_parameters(), weight_decay=0.01, betas=(0.9, 0.98))
+    total = config.drill_steps + config.steps
+    counts = np.zeros((len(SKILLS), 2))
+    bar = tqdm(lessons(config), total=total, desc="pretraining", unit="step", mininterval=5)
+    for step, batch in enumerate(bar):
+        loss, seen = loss_of(policy, batch)
+        torch.nn.utils.clip_grad_norm_(policy.actor_parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * schedule(step, config)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        counts = 0.95 * counts + seen
+        if step % 20 == 19:
+            bar.set_postfix_str(f"loss {loss:.3f} {_percent(counts)}")
+    tiny.save(model, tokenizer, config.out)
+    scores = {
+        "config": {**asdict(config), "out": str(config.out)},
+        "skills": {name: float(a / max(b, 1)) for name, (a, b) in zip(SKILLS, counts, strict=True)},
+        "minutes": round((time.monotonic() - started) / 60, 1),
+    }
+    (config.out / "pretraining.json").write_text(json.dumps(scores, indent=2) + "\n")
+    return scores
+
+
+def schedule(step: int, config: PretrainConfig) -> float:
+    """Return the share of the learning rate: each lesson warms up, the second cools down."""
+    if step < config.drill_steps:
+        return min(1.0, (step + 1) / 50)
+    done = step - config.drill_steps
+    warm = min(1.0, (done + 1) / 50)
+    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done / max(config.steps, 1))))
+
+
+def _percent(counts: np.ndarray) -> str:
+    return " ".join(
+        f"{name} {a / b:.2f}" for name, (a, b) in zip(SKILLS, counts, strict=True) if b > 1
+    )
+
+
+_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def main() -> None:
+    """Run from the command line."""
+    import tyro
+
+    print(json.dumps(pretrain(tyro.cli(PretrainConfig, description=__doc__)), indent=2))
+
+
+if __name__ == "__main__":
+    main()

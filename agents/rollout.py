@@ -1,0 +1,374 @@
+"""Rollouts: many dialogues with many environments at once.
+
+All episodes of a wave go turn by turn: one batched generation for those still running, then their
+environments step side by side in a thread pool (decoding runs outside the GIL). An environment that
+is done starts on its next task at once, so that its overview is decoded while others still talk.
+
+Episodes that a fault of the machinery ended are returned like all others, with ``infra_error`` set;
+the learner leaves them out and counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from agents.chat import Block, ChatCodec, window
+from agents.curriculum import executed_retrieve
+from agents.policy import MLLMPolicy, Reply, Sampling
+from agents.rows import Row
+from gym_longvideo.env import LongVideoQAEnv
+from gym_longvideo.record import EpisodeRecord
+from gym_longvideo.video.errors import VideoError
+from gym_longvideo.wrappers import TextProtocol
+
+
+@dataclass
+class Turn:
+    """One exchange.
+
+    Attributes:
+        user: What the environment showed.
+        reply: What the policy said.
+        close: What the template puts after the reply.
+        reward: What the turn finally earned; the learner may add its bonus.
+        retrieved: Whether a retrieval was carried out.
+        malformed: Why the reply was no action, "" if it was one.
+    """
+
+    user: Block
+    reply: Reply
+    close: Block
+    reward: float = 0.0
+    retrieved: bool = False
+    malformed: str = ""
+
+
+@dataclass
+class Episode:
+    """One dialogue about one task.
+
+    Attributes:
+        system: The system message.
+        turns: In order.
+        task_id: Of the task.
+        success: Whether the answer was right.
+        outcome: As in the environment's info.
+        infra_error: What broke, "" if nothing did.
+        frames_shown: In all.
+        iou_gain: Best IoU minus that of the overview; NaN if not judged.
+        lenient_success: Whether a forgiving parser would have read the right answer.
+        record: The environment's record, if wanted.
+        frames: What each turn showed, (n, H, W, 3) uint8, if records are wanted.
+    """
+
+    system: Block
+    turns: list[Turn] = field(default_factory=list)
+    task_id: str = ""
+    success: bool = False
+    outcome: str = ""
+    infra_error: str = ""
+    frames_shown: int = 0
+    iou_gain: float = float("nan")
+    lenient_success: bool = False
+    record: EpisodeRecord | None = None
+    frames: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def episode_return(self) -> float:
+        """What the episode earned, bonus included once the learner has added it."""
+        return sum(turn.reward for turn in self.turns)
+
+    def context(self, history: int | None) -> list[Block]:
+        """Return what the policy sees now, its latest turn included."""
+        return [self.system, *window([_said(turn) for turn in self.turns], history)]
+
+    def rows(self, codec: ChatCodec, history: int | None) -> Iterator[list[Block]]:
+        """Yield sequences that hold every reply exactly once, in the context it was sampled in.
+
+        Turns whose context only grew share one sequence; a turn for which the window moved on has
+        one of its own, in which earlier replies are not trained on again.
+        """
+        shared = len(self.turns) if history is None else min(history + 1, len(self.turns))
+        blocks = [block for turn in self.turns[:shared] for block in _said(turn)]
+        yield [self.system, *blocks[:-1]]  # nothing is learned from the last close
+        for k in range(shared, len(self.turns)):
+            assert history is not None
+            earlier = [_silent(turn) for turn in self.turns[k - history : k]]
+            last = self.turns[k]
+            flat = [block for blocks in earlier for block in blocks]
+            yield [self.system, *flat, last.user, codec.reply(last.reply.ids)]
+
+
+def _said(turn: Turn) -> list[Block]:
+    return [turn.user, Block(turn.reply.ids, (), True), turn.close]
+
+
+def _silent(turn: Turn) -> list[Block]:
+    return [turn.user, Block(turn.reply.ids, (), False), turn.close]
+
+
+class TaskOrder:
+    """Endless shuffled passes over a suite, shared out among processes.
+
+    The environments are told which task to take, so that the order needs no state but a count and
+    a run that was interrupted goes on with the very task that was next.
+
+    Args:
+        size: Tasks of the suite.
+        seed: Of the order.
+        rank: Of this process.
+        processes: How many share the order.
+    """
+
+    def __init__(self, size: int, seed: int, rank: int = 0, processes: int = 1) -> None:
+        if size < 1:
+            raise ValueError(f"a suite of size={size} has no task to train on")
+        self.size, self.seed, self.rank, self.processes = size, seed, rank, processes
+        self.count = 0
+        self._epoch, self._order = -1, np.zeros(0, np.int64)
+
+    def next(self) -> int:
+        """Return the index of the next task of this process."""
+        place = self.count * self.processes + self.rank
+        self.count += 1
+        epoch, within = divmod(place, self.size)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
+        return int(self._order[within])
+
+
+class RolloutCollector:
+    """Plays episodes with a policy.
+
+    Args:
+        envs: Text environments (``TextProtocol``), stepped side by side.
+        policy: The policy.
+        history: Earlier turns that stay in context (w); ``None`` for all.
+        workers: Threads; by default as many as environments, at most 16. 0 steps them one by one.
+        reuse_cache: Keep the KV cache from turn to turn. Off, each turn is prefilled anew (the
+            replies are the same; for measurements).
+        keep_records: Keep records and frames of every episode.
+    """
+
+    def __init__(
+        self,
+        envs: Sequence[TextProtocol],
+        policy: MLLMPolicy,
+        *,
+        history: int | None = None,
+        workers: int | None = None,
+        reuse_cache: bool = True,
+        keep_records: bool = False,
+    ) -> None:
+        if not envs:
+            raise ValueError("envs is empty; pass at least one TextProtocol environment")
+        for env in envs:
+            if not isinstance(env, TextProtocol):
+                raise TypeError(f"{type(env).__name__} speaks no text; wrap it in TextProtocol")
+        self.envs, self.policy, self.history = list(envs), policy, history
+        self.reuse_cache, self.keep_records = reuse_cache, keep_records
+        workers = min(16, len(envs)) if workers is None else workers
+        self._pool = ThreadPoolExecutor(workers) if workers else None
+        self._ready: dict[int, Any] = {}
+        self.skipped: list[tuple[int, str]] = []
+        self.stats: dict[str, float] = {}
+
+    def close(self) -> None:
+        """Stop the threads and close the environments."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        for env in self.envs:
+            env.close()
+
+    def collect(
+        self,
+        tasks: Sequence[int],
+        sampling: Sampling,
+        generator: torch.Generator | None = None,
+        *,
+        replacement: Callable[[], int] | None = None,
+        upcoming: Sequence[int] = (),
+        progress: Callable[[int], object] | None = None,
+    ) -> list[Episode]:
+        """Play an episode of each task.
+
+        Args:
+            tasks: Indices into the suite.
+            sampling: How replies are drawn.
+            generator: Of random numbers.
+            replacement: Gives another task where a video cannot be opened; without it the error is
+                raised. What was skipped is in ``skipped``.
+            upcoming: Tasks of the next call, opened as soon as environments are idle.
+            progress: Called with the number of episodes done.
+
+        Returns:
+            Episodes in the order of ``tasks``.
+        """
+        self.stats = {"prefilled": 0.0, "decoded": 0.0}
+        episodes: list[Episode] = []
+        following = [*tasks, *upcoming]
+        for start in range(0, len(tasks), len(self.envs)):
+            wave = list(tasks[start : start + len(self.envs)])
+            ahead = following[start + len(wave) : start + len(wave) + len(self.envs)]
+            episodes += self._wave(wave, ahead, sampling, generator, replacement)
+            if progress is not None:
+                progress(len(wave))
+        return episodes
+
+    def _wave(
+        self,
+        tasks: list[int],
+        ahead: list[int],
+        sampling: Sampling,
+        generator: torch.Generator | None,
+        replacement: Callable[[], int] | None,
+    ) -> list[Episode]:
+        for place, task in enumerate(tasks):
+            self._open(place, task)
+        codec = self.policy.codec
+        episodes = [self._begin(place, replacement) for place in range(len(tasks))]
+        session = self.policy.session(sampling, generator)
+        running = list(range(len(tasks)))
+        new: dict[int, list[Block]] = {}
+        for place in running:
+            user = self._user(place)
+            new[place] = [episodes[place].system, user]
+            episodes[place].turns.append(Turn(user, _UNSAID, _NOTHING))
+        turn = 0
+        while running:
+            moved = self.history is not None and turn > self.history
+            fresh = turn == 0 or moved or not self.reuse_cache
+            if fresh and turn:
+                new = {place: _open_context(episodes[place], self.history) for place in running}
+            replies = session.reply(running, [new[place] for place in running], fresh=fresh)
+            texts = [codec.text(reply.ids) for reply in replies]
+            steps = self._step(running, texts)
+            new, still = {}, []
+            for place, reply, step in zip(running, replies, steps, strict=True):
+                episode = episodes[place]
+                said = episode.turns[-1]
+                said.reply = reply
+                said.close = codec.close(codec.reply(reply.ids))
+                _, _, terminated, truncated, info = step
+                said.retrieved, said.malformed = executed_retrieve(info), info["malformed"]
+                if terminated or truncated:
+                    self._finish(episode, place, info)
+                    if place < len(ahead):
+                        self._open(place, ahead[place])
+                    continue
+                user = self._user(place)
+                new[place] = [said.close, user]
+                episode.turns.append(Turn(user, _UNSAID, _NOTHING))
+                if self.keep_records:
+                    episode.frames.append(self.envs[place].turn.frames.copy())
+                still.append(place)
+            running, turn = still, turn + 1
+        self.stats["prefilled"] += session.prefilled
+        self.stats["decoded"] += session.decoded
+        return episodes
+
+    def _open(self, place: int, task: int) -> None:
+        """Start a reset, unless the very same one is under way."""
+        if place in self._ready and self._ready[place][0] == task:
+            return
+        if place in self._ready:
+            _settle(self._ready.pop(place)[1])
+        reset = self.envs[place].reset
+        run = self._pool.submit if self._pool is not None else _at_once
+        self._ready[place] = (task, run(reset, options={"index": task}))
+
+    def _begin(self, place: int, replacement: Callable[[], int] | None) -> Episode:
+        while True:
+            task, opened = self._ready.pop(place)
+            try:
+                _, info = opened.result()
+                break
+            except VideoError as error:
+                if replacement is None:
+                    raise
+                self.skipped.append((task, f"{type(error).__name__}: {error}"))
+                if len(self.skipped) >= 100 and len(self.skipped) % 100 == 0:
+                    base = self.envs[place].unwrapped
+                    assert isinstance(base, LongVideoQAEnv)
+                    if len(self.skipped) > 10 * len(base.suite):
+                        raise
+                self._open(place, replacement())
+        env = self.envs[place]
+        system = env.messages()[0]["content"][0]["text"]
+        episode = Episode(self.policy.codec.system(system), task_id=info["task_id"])
+        if self.keep_records:
+            episode.frames.append(env.turn.frames.copy())
+        return episode
+
+    def _user(self, place: int) -> Block:
+        return self.policy.codec.user(self.envs[place].messages()[-1]["content"])
+
+    def _step(self, places: list[int], texts: list[str]) -> list[Any]:
+        if self._pool is None:
+            return [self.envs[p].step(text) for p, text in zip(places, texts, strict=True)]
+        waiting = [
+            self._pool.submit(self.envs[place].step, text)
+            for place, text in zip(places, texts, strict=True)
+        ]
+        return [future.result() for future in waiting]
+
+    def _finish(self, episode: Episode, place: int, info: dict[str, Any]) -> None:
+        base = self.envs[place].unwrapped
+        assert isinstance(base, LongVideoQAEnv) and base.episode is not None
+        for turn, reward in zip(episode.turns, info["turn_rewards"], strict=False):
+            turn.reward = float(reward)
+        episode.success, episode.outcome = bool(info["is_success"]), info["outcome"]
+        episode.infra_error = info["infra_error"]
+        episode.frames_shown = int(info["frames_shown"])
+        episode.iou_gain = float(base.episode.best_iou - base.episode.initial_iou)
+        episode.lenient_success = 0 <= info["answer_index"] == info["lenient_choice"]
+        if self.keep_records:
+            episode.record = base.record
+
+
+_UNSAID = Reply(np.zeros(0, np.int64), np.zeros(0, np.float32), False)
+_NOTHING = Block(np.zeros(0, np.int64))
+
+
+def _open_context(episode: Episode, history: int | None) -> list[Block]:
+    """Return the context of a turn that is not answered yet."""
+    *earlier, last = episode.turns
+    turns = [*(_silent(turn) for turn in earlier), [last.user]]
+    return [episode.system, *window(turns, history)]
+
+
+def _at_once(function: Callable[..., Any], **options: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    try:
+        future.set_result(function(**options))
+    except BaseException as error:
+        future.set_exception(error)
+    return future
+
+
+def _settle(future: Future[Any]) -> None:
+    """Wait for a reset that nobody wants any more; its environment must be idle."""
+    try:
+        future.result()
+    except VideoError:
+        pass
+
+
+def rows_of(
+    episodes: Sequence[Episode], policy: MLLMPolicy, history: int | None
+) -> tuple[list[Row], list[int]]:
+    """Return the training rows of episodes, and which episode each belongs to."""
+    rows: list[Row] = []
+    owners: list[int] = []
+    for i, episode in enumerate(episodes):
+        for blocks in episode.rows(policy.codec, history):
+            rows.append(policy.row(blocks))
+            owners.append(i)
+    return rows, owners
