@@ -152,7 +152,9 @@ class ChatCodec:
 
         for name in ("image_token_id", "vision_start_token_id", "vision_end_token_id"):
             if getattr(config, name, None) is None:
-                raise ValueError(f"model {str(path)!r} has no {name}; it is not of the Qwen-VL kind")
+                raise ValueError(
+                    f"model {str(path)!r} has no {name}; it is not of the Qwen-VL kind"
+                )
         tokenizer = AutoTokenizer.from_pretrained(str(path))
         vision = config.vision_config
         return cls(
@@ -257,7 +259,7 @@ class ChatCodec:
 
 
 def window(turns: Sequence[Sequence[Block]], history: int | None) -> list[Block]:
-    """Return the blocks that the model sees: the last ``history`` earlier turns and the present one.
+    """Return the blocks that the model sees: ``history`` earlier turns and the present one.
 
     Args:
         turns: For each turn its blocks (what was shown, and for earlier turns the reply and its

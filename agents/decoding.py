@@ -46,7 +46,7 @@ class DecodeSession:
         self._next = np.zeros(0, np.int64)  # next M-RoPE position of each row
         self._unfed = np.zeros(0, np.int64)  # last sampled id of each row
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def reply(
         self, keys: Sequence[Any], blocks: Sequence[Sequence[Block]], *, fresh: bool = False
     ) -> list[Reply]:
@@ -85,8 +85,8 @@ class DecodeSession:
         unknown = [key for key in keys if key not in self._keys]
         if unknown:
             raise ValueError(
-                f"dialogue {unknown[0]!r} is not in this batch of {len(self._keys)}; pass its whole "
-                "context with fresh=True"
+                f"dialogue {unknown[0]!r} is not in this batch of {len(self._keys)}; pass its "
+                "whole context with fresh=True"
             )
         if list(keys) == self._keys:
             return

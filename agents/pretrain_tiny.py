@@ -7,10 +7,10 @@ about, what is on the card if it has seen it, which letter stands for that, and 
 Its habit is to answer at once, guessing where it has not seen the card; seldom, and whatever it has
 seen, it retrieves a random interval. When and where to look is left to reinforcement learning.
 
-Two lessons. First drills without pictures: find a word among shuffled options, name its letter. That is
-cheap, and takes many samples. Then whole episodes, in which the script retrieves half of the time so that
-later turns are seen too; the choice between answer and retrieval is weighted so that the model
-learns the habit, not the script.
+Two lessons. First drills without pictures: find a word among shuffled options, name its letter.
+Then whole episodes, in which the script retrieves half of the time so that later turns are seen
+too; the choice between answer and retrieval is weighted so that the model learns the habit, not the
+script.
 """
 
 from __future__ import annotations
@@ -311,7 +311,7 @@ def lessons(config: PretrainConfig) -> Iterator[list[Lesson]]:
 
 
 def loss_of(
-    policy: MLLMPolicy, batch: list[Lesson], *, max_tokens: int = 4096, backward: bool = True
+    policy: MLLMPolicy, batch: list[Lesson], *, max_tokens: int = 2048, backward: bool = True
 ) -> tuple[float, np.ndarray]:
     """Return the weighted cross-entropy a token, and (6, 2) right and total tokens by skill."""
     total = float(sum(lesson.weights.sum() for lesson in batch))

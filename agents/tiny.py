@@ -94,7 +94,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> Any:
-    """Return the tokenizer: byte-level BPE over the words of haystack, and phrases of the prompt."""
+    """Return the tokenizer: byte-level BPE over haystack's words, and phrases of the prompt."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

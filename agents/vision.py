@@ -42,7 +42,9 @@ def patchify(
     rows, columns = height // (p * m), width // (p * m)
     # n, row, merged row, y, column, merged column, x, channel
     cut = pixels.reshape(count, rows, m, p, columns, m, p, channels)
-    cut = cut.permute(0, 1, 4, 2, 5, 7, 3, 6)  # n, row, column, merged row and column, channel, y, x
+    cut = cut.permute(
+        0, 1, 4, 2, 5, 7, 3, 6
+    )  # n, row, column, merged row and column, channel, y, x
     cut = cut.unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, grid.temporal, -1, -1)
     return cut.reshape(count * rows * m * columns * m, channels * grid.temporal * p * p)
 
@@ -89,22 +91,23 @@ class FrameEncoder:
         self._kept: OrderedDict[tuple[tuple[int, ...], bytes], torch.Tensor] = OrderedDict()
 
     def __call__(self, frames: Iterable[np.ndarray]) -> list[torch.Tensor]:
-        """Return the features of each frame, (tokens, hidden), without gradients if cached."""
+        """Return the features of each frame, (tokens, hidden), without gradients if cached.
+
+        Frames with the same pixels go through the tower once, cached or not.
+        """
         wanted = list(frames)
-        if not self.cached:
-            self.misses += len(wanted)
-            return self._encode(wanted)
         keys = [(frame.shape, digest(frame)) for frame in wanted]
         missing = {key: frame for key, frame in zip(keys, wanted, strict=True) if key not in self}
         self.hits += len(wanted) - len(missing)
         self.misses += len(missing)
         fresh: dict[Any, torch.Tensor] = {}
         if missing:
-            with torch.no_grad():
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.cached):
                 fresh = dict(zip(missing, self._encode(list(missing.values())), strict=True))
         found = [fresh[key] if key in fresh else self._recall(key) for key in keys]
-        for key, features in fresh.items():
-            self._keep(key, features)
+        if self.cached:
+            for key, features in fresh.items():
+                self._keep(key, features)
         return found
 
     def __contains__(self, key: object) -> bool:
