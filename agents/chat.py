@@ -186,13 +186,17 @@ class ChatCodec:
             if part["type"] == "text":
                 ids.append(next(texts))
                 continue
-            frame = np.asarray(part["image"])
-            rows, columns = self.grid.tokens(*frame.shape[:2])
-            pads = np.full(rows * columns, self.image_token_id)
-            ids += [self._start, pads, self._stop]
-            frames.append(frame)
+            image = self.image(np.asarray(part["image"]))
+            ids.append(image.ids)
+            frames += image.frames
         ids.append(self._user_end)
         return Block(np.concatenate(ids), tuple(frames))
+
+    def image(self, frame: np.ndarray) -> Block:
+        """Return an image by itself, (H, W, 3) uint8, with what opens and closes it."""
+        rows, columns = self.grid.tokens(*frame.shape[:2])
+        pads = np.full(rows * columns, self.image_token_id)
+        return Block(np.concatenate([self._start, pads, self._stop]), (frame,))
 
     def reply(self, ids: Sequence[int] | np.ndarray) -> Block:
         """Wrap the ids of a reply as they were sampled."""

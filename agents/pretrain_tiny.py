@@ -7,10 +7,10 @@ about, what is on the card if it has seen it, which letter stands for that, and 
 Its habit is to answer at once, guessing where it has not seen the card; seldom, and whatever it has
 seen, it retrieves a random interval. When and where to look is left to reinforcement learning.
 
-Two lessons. First drills without pictures: find a word among shuffled options, name its letter.
-Then whole episodes, in which the script retrieves half of the time so that later turns are seen
-too; the choice between answer and retrieval is weighted so that the model learns the habit, not the
-script.
+Three lessons. First drills without pictures: find a word among shuffled options, name its letter.
+Then captions: say what single frames show. Last whole episodes, in which the script retrieves half
+of the time so that later turns are seen too; the choice between answer and retrieval is weighted so
+that the model learns the habit, not the script.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from agents.policy import MLLMPolicy
 from agents.rows import Row, make_row, micro_batches
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.haystack import HaystackSuite
+from gym_longvideo.haystack.looks import LOOKS
 from gym_longvideo.protocol import Turn
 from gym_longvideo.suite import lettered
 from gym_longvideo.wrappers import TextProtocol
@@ -65,8 +66,9 @@ class PretrainConfig:
         out: Directory of the weights.
         seed: Of weights and data.
         drill_steps: Steps of the first lesson.
-        steps: Steps of the second.
-        batch: Episodes a step of the second lesson; the first has twice as many rows.
+        caption_steps: Steps of the second.
+        steps: Steps of the third.
+        batch: Rows a step.
         lr: Highest learning rate.
         retrieve_rate: How often the habit is to retrieve.
         threads: Of the trainer; one more process makes the data.
@@ -76,6 +78,7 @@ class PretrainConfig:
     out: Path = tiny.WEIGHTS
     seed: int = 0
     drill_steps: int = 150
+    caption_steps: int = 200
     steps: int = 1200
     batch: int = 48
     lr: float = 2e-3
@@ -154,6 +157,28 @@ class Teacher:
             pieces.append(Piece(f" {LETTERS[choice]}", LETTER))
         return self._lesson([Block(user.ids)], [pieces], end=False)
 
+    def caption(self, rng: np.random.Generator, frames: int = 8) -> Lesson:
+        """Return frames of a video, and what each shows."""
+        base = self.envs[int(rng.integers(len(self.envs)))].unwrapped
+        assert isinstance(base, LongVideoQAEnv) and isinstance(base.suite, HaystackSuite)
+        task = base.suite[int(rng.integers(len(base.suite)))]
+        world = base.suite.world(task)
+        times = rng.random(frames) * world.duration_s
+        for place in range(0, frames, 2):  # cards are seldom up; every other frame shows one
+            event = world.events[int(rng.integers(len(world.events)))]
+            times[place] = event.start_s + rng.random() * (event.end_s - event.start_s)
+        times = rng.permutation(times)
+        images = np.zeros((frames, tiny.FRAME_SIZE, tiny.FRAME_SIZE, 3), np.uint8)
+        base.suite.open_video(task).draw(times, images)
+        users, replies = [], []
+        for time_s, image in zip(times, images, strict=True):
+            event = world.event_at(float(time_s))
+            look = LOOKS[world.looks[world.scene_at(float(time_s))]].name
+            card = f": {event.glyph.colour} {event.glyph.name}" if event else f": {tiny.NOT_SEEN}"
+            users.append(self.codec.image(image))
+            replies.append([Piece(f" {look}", PLACE), Piece(card, EVIDENCE)])
+        return self._lesson(users, replies, end=False)
+
     def episode(self, rng: np.random.Generator) -> Lesson:
         """Return an episode played by the script."""
         env = self.envs[int(rng.integers(len(self.envs)))]
@@ -198,9 +223,9 @@ class Teacher:
         return [
             *pieces,
             Piece("<retrieve>", ACTION, 2 * self.retrieve_rate),
-            Piece(str(low), INTERVAL),
+            Piece(str(low), INTERVAL, 0.3),
             Piece(", ", FORMAT),
-            Piece(str(high), INTERVAL),
+            Piece(str(high), INTERVAL, 0.3),
             Piece("</retrieve>", FORMAT),
         ]
 
@@ -257,7 +282,7 @@ class Teacher:
                 skills.append(FORMAT)
             reply = self.codec.reply(ids)
             blocks += [user, reply]
-            if i + 1 < len(replies):
+            if end and i + 1 < len(replies):
                 blocks.append(self.codec.close(reply))
         row = make_row(blocks, self.codec.grid, self.codec.image_token_id)
         return Lesson(row, np.array(weights, np.float32), np.array(skills))
@@ -292,9 +317,12 @@ def _teach(kind: str, count: int, seed: tuple[int, ...]) -> list[Lesson]:
 
 def lessons(config: PretrainConfig) -> Iterator[list[Lesson]]:
     """Yield the batches of both lessons, made by a process of their own."""
+    counts = {"drill": config.drill_steps, "caption": config.caption_steps, "episode": config.steps}
     plan = [
-        ("drill", 2 * config.batch, (config.seed, 0, step)) for step in range(config.drill_steps)
-    ] + [("episode", config.batch, (config.seed, 1, step)) for step in range(config.steps)]
+        (kind, config.batch, (config.seed, place, step))
+        for place, (kind, steps) in enumerate(counts.items())
+        for step in range(steps)
+    ]
     with ProcessPoolExecutor(
         1,
         mp_context=get_context("spawn"),
@@ -343,7 +371,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     model.set_attn_implementation({"text_config": "sdpa", "vision_config": "eager"})
     policy = MLLMPolicy(model, _codec(tokenizer), mean=_MEAN, std=_STD, train_vision=True)
     optimizer = torch.optim.AdamW(policy.actor_parameters(), weight_decay=0.01, betas=(0.9, 0.98))
-    total = config.drill_steps + config.steps
+    total = config.drill_steps + config.caption_steps + config.steps
     counts = np.zeros((len(SKILLS), 2))
     bar = tqdm(lessons(config), total=total, desc="pretraining", unit="step", mininterval=5)
     for step, batch in enumerate(bar):
@@ -353,7 +381,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
             group["lr"] = config.lr * schedule(step, config)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        counts = 0.95 * counts + seen
+        counts = 0.9 * counts + seen
         if step % 20 == 19:
             bar.set_postfix_str(f"loss {loss:.3f} {_percent(counts)}")
     tiny.save(model, tokenizer, config.out)
@@ -367,12 +395,14 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 
 
 def schedule(step: int, config: PretrainConfig) -> float:
-    """Return the share of the learning rate: each lesson warms up, the second cools down."""
-    if step < config.drill_steps:
-        return min(1.0, (step + 1) / 50)
-    done = step - config.drill_steps
-    warm = min(1.0, (done + 1) / 50)
-    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done / max(config.steps, 1))))
+    """Return the share of the learning rate: each lesson warms up, the last cools down."""
+    lengths = (config.drill_steps, config.caption_steps)
+    for length in lengths:
+        if step < length:
+            return min(1.0, (step + 1) / 50)
+        step -= length
+    warm = min(1.0, (step + 1) / 50)
+    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / max(config.steps, 1))))
 
 
 def _percent(counts: np.ndarray) -> str:

@@ -237,7 +237,7 @@ def initialise(model: Any) -> None:
     the token before and one to the token before that, by biases that M-RoPE turns into distances.
     """
     nn.init.normal_(model.get_input_embeddings().weight, std=0.3)
-    for tower in (model.model.visual.blocks, model.model.language_model.layers):
+    for tower in (model.model.visual, model.model.language_model.layers):
         for linear in (module for module in tower.modules() if isinstance(module, nn.Linear)):
             nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
     for layer in model.model.language_model.layers:
