@@ -1,14 +1,16 @@
 """Processes: the few sums that data-parallel training needs.
 
 Losses are sums of weight times term with weights of the whole minibatch, so gradients of several
-processes are added, not averaged, and equal those of one process with the joint batch. Left out:
-sharding of models over processes; that is what the big engines are for.
+processes are added, not averaged, and equal those of one process with the joint batch. The
+variables that torchrun and ``accelerate launch`` set say who is who. Left out: sharding of models
+over processes; that is what the big engines are for.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,16 +19,28 @@ import torch.distributed as dist
 class Processes:
     """The processes of a run: this one and its peers.
 
+    Args:
+        device: "cpu", "cuda", "cuda:1"; "auto" is a GPU, each process its own, if there is one.
+
     Attributes:
         rank: Of this process.
         size: How many there are.
+        device: Of this process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "auto") -> None:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
+        if device == "auto":
+            asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+            device = "cuda" if torch.cuda.is_available() and not asked else "cpu"
+        if device == "cuda":
+            device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        self.device = torch.device(device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         if self.size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
 
     @property
     def main(self) -> bool:
@@ -44,8 +58,23 @@ class Processes:
         """Return the sums of some numbers."""
         if self.size == 1:
             return [float(value) for value in values]
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        return self.sum(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
+        return self.sum(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
+
+    def largest(self, value: float) -> float:
+        """Return the largest of a number's values in the processes."""
+        if self.size == 1:
+            return float(value)
+        most = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        return float(most)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return what each process passed, by rank; anything that can be pickled."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
     def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Add up the gradients of all processes; a missing one counts as zero."""
@@ -68,3 +97,8 @@ class Processes:
         """Wait for all processes."""
         if self.size > 1:
             dist.barrier()
+
+    def close(self) -> None:
+        """Part from the other processes."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()

@@ -65,6 +65,7 @@ class Episode:
         lenient_success: Whether a forgiving parser would have read the right answer.
         record: The environment's record, if wanted.
         frames: What each turn showed, (n, H, W, 3) uint8, if records are wanted.
+        played: The environment's own episode, for pictures, if records are wanted.
     """
 
     system: Block
@@ -78,6 +79,7 @@ class Episode:
     lenient_success: bool = False
     record: EpisodeRecord | None = None
     frames: list[np.ndarray] = field(default_factory=list)
+    played: Any = None
 
     @property
     def episode_return(self) -> float:
@@ -330,7 +332,7 @@ class RolloutCollector:
         episode.iou_gain = float(base.episode.best_iou - base.episode.initial_iou)
         episode.lenient_success = 0 <= info["answer_index"] == info["lenient_choice"]
         if self.keep_records:
-            episode.record = base.record
+            episode.record, episode.played = base.record, base.episode
 
 
 _UNSAID = Reply(np.zeros(0, np.int64), np.zeros(0, np.float32), False)
