@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +22,9 @@ import numpy as np
 
 from gym_longvideo.protocol import Content
 
-_MARKS = ("\u241esystem\u241f", "\u241euser\u241f", "\u241ereply\u241f", "\u241eagain\u241f")
+# A template that drops old thinking must meet some.
+_REPLY = "<think>\u241ethought\u241f</think>\u241ereply\u241f"
+_MARKS = ("\u241esystem\u241f", "\u241euser\u241f", _REPLY, "\u241eagain\u241f")
 
 
 class Block(NamedTuple):
@@ -179,16 +183,19 @@ class ChatCodec:
         Args:
             content: Text parts and image parts, as ``TurnProtocol.render`` gives them.
         """
-        texts = iter(self._plain([part["text"] for part in content if part["type"] == "text"]))
+        # Neighbouring texts are one text to the template, and a token may span them.
+        runs = [(kind, list(run)) for kind, run in groupby(content, itemgetter("type"))]
+        joined = ["".join(part["text"] for part in run) for kind, run in runs if kind == "text"]
+        texts = iter(self._plain(joined))
         ids: list[np.ndarray] = []
         frames: list[np.ndarray] = []
-        for part in content:
-            if part["type"] == "text":
+        for kind, run in runs:
+            if kind == "text":
                 ids.append(next(texts))
                 continue
-            image = self.image(np.asarray(part["image"]))
-            ids.append(image.ids)
-            frames += image.frames
+            images = [self.image(np.asarray(part["image"])) for part in run]
+            ids += [image.ids for image in images]
+            frames += [frame for image in images for frame in image.frames]
         ids.append(self._user_end)
         return Block(np.concatenate(ids), tuple(frames))
 
@@ -234,8 +241,10 @@ class ChatCodec:
         return np.array(self.tokenizer.encode(text, add_special_tokens=False), np.int64)
 
     def _around(self) -> tuple[str, str, str, str]:
-        """Return what stands before the system message, between it and the first user message,
-        between a reply and the next user message, and after that.
+        """Return what the template puts around texts.
+
+        That is: before the system message, between it and the first user message, between a reply
+        and the next user message, and after that.
         """
         system, user, reply, again = (
             {"role": role, "content": [{"type": "text", "text": mark}]}
@@ -247,12 +256,13 @@ class ChatCodec:
         if not found or not also_found:
             raise ValueError("the chat template drops the system or the user message")
         longer = self._render([system, user, reply, again])
-        head, _, rest = longer.partition(_MARKS[2])
-        joint, _, tail = rest.partition(_MARKS[3])
-        if head != opening or tail != after:
+        head, found, rest = longer.partition(_MARKS[2])
+        joint, also_found, tail = rest.partition(_MARKS[3])
+        if not found or not also_found or head != opening or tail != after:
             raise ValueError(
-                "the chat template rewrites earlier messages, or prefixes a reply, when a dialogue "
-                "goes on; contexts cannot be extended token by token with it"
+                "the chat template rewrites earlier messages (drops their thinking, say), or "
+                "prefixes a reply, when a dialogue goes on; contexts cannot be extended token by "
+                "token with it"
             )
         return before, between, joint, after
 

@@ -71,13 +71,14 @@ class Critic(nn.Module):
         if inner is None:
             inner = hidden if kind == "head" else 0
         self.head = ValueHead(hidden, inner).to(policy.device)
-        self.trunk: Any = None
+        self.trunk: nn.ModuleDict | None = None
         self._policy = [policy]  # hidden from nn.Module: its weights are not the critic's
         self._adapter: list[nn.Parameter] = []
         if kind == "adapter":
             self._adapter = policy.add_adapter(CRITIC)
         elif kind == "model":
-            self.trunk = copy.deepcopy(policy.language).requires_grad_(True)
+            trunk = copy.deepcopy(policy.language).requires_grad_(True)
+            self.trunk = nn.ModuleDict({"language": trunk})
 
     @property
     def reads_rows(self) -> bool:
@@ -108,7 +109,8 @@ class Critic(nn.Module):
             with policy.adapter(CRITIC):
                 flat, _, mask = policy.states(rows)
             return spread(self.head(flat), mask)
-        with _using(policy, self.trunk):
+        assert self.trunk is not None
+        with policy.using(self.trunk):
             flat, _, mask = policy.states(rows)
         return spread(self.head(flat), mask)
 
@@ -134,16 +136,3 @@ class Critic(nn.Module):
             for i, parameter in enumerate(self._adapter):
                 parameter.copy_(state.pop(f"adapter.{i}"))
         return super().load_state_dict(state, strict=strict, assign=assign)
-
-
-class _using:
-    """Let a policy run another language model."""
-
-    def __init__(self, policy: MLLMPolicy, trunk: Any) -> None:
-        self.policy, self.trunk, self.own = policy, trunk, policy.language
-
-    def __enter__(self) -> None:
-        self.policy.language = self.trunk
-
-    def __exit__(self, *_: object) -> None:
-        self.policy.language = self.own

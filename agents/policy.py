@@ -12,6 +12,7 @@ checkpointing, an adapter that is switched between forward and backward gets no 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from agents.chat import Block, ChatCodec
+from agents.chat import Block, ChatCodec, ImageGrid
 from agents.rows import Batch, Row, collate, make_row
 from agents.vision import FrameEncoder
 
@@ -205,9 +206,15 @@ class MLLMPolicy:
             )
         codec = ChatCodec.from_pretrained(path, config)
         images = Qwen2VLImageProcessorPil.from_pretrained(str(path))
+        cut = ImageGrid(images.patch_size, images.merge_size, images.temporal_patch_size)
+        if cut != codec.grid:
+            raise ValueError(
+                f"the image processor of {str(path)!r} cuts {cut}, the vision tower takes "
+                f"{codec.grid}; the files do not belong to one model"
+            )
         # Off the GPU the tower attends image by image, where eager is faster than sdpa.
         tower = "eager" if place.type == "cpu" else "sdpa"
-        model = AutoModelForImageTextToText.from_pretrained(
+        model: Any = AutoModelForImageTextToText.from_pretrained(
             str(path),
             dtype=dtype,
             attn_implementation={"text_config": attention or "sdpa", "vision_config": tower},
@@ -235,9 +242,28 @@ class MLLMPolicy:
         """Lay out a dialogue."""
         return make_row(blocks, self.codec.grid, self.codec.image_token_id)
 
+    def weights(self) -> nn.ModuleDict:
+        """Return what full training moves; a copy can stand in for it, see ``using``."""
+        modules = {"language": self.language, "head": self.head}
+        if self.train_vision:
+            modules["visual"] = self.encoder.visual
+        return nn.ModuleDict(modules)
+
+    @contextmanager
+    def using(self, modules: nn.ModuleDict) -> Iterator[None]:
+        """Run other modules in place of the policy's own: "language", "head", "visual"."""
+        own = self.language, self.head, self.encoder.visual
+        self.language = modules["language"]
+        self.head = modules["head"] if "head" in modules else self.head
+        self.encoder.visual = modules["visual"] if "visual" in modules else self.encoder.visual
+        try:
+            yield
+        finally:
+            self.language, self.head, self.encoder.visual = own
+
     def embed(self, batch: Batch) -> torch.Tensor:
         """Return (B, L, hidden) embeddings with the features of the frames put in."""
-        return self._put_features(self.base.get_input_embeddings()(batch.ids), batch)
+        return self._put_features(self.language.get_input_embeddings()(batch.ids), batch)
 
     def score(
         self, rows: Sequence[Row], *, temperature: float = 1.0, with_entropy: bool = True
@@ -261,12 +287,13 @@ class MLLMPolicy:
             ids; and the (B, N) bool mask of where they belong, see ``spread``.
         """
         batch = collate(rows, 0, device=self.device)
-        states = self.language(
-            inputs_embeds=self.embed(batch),
-            attention_mask=batch.attention,
-            position_ids=batch.positions,
-            use_cache=False,
-        ).last_hidden_state
+        with self._recomputing():
+            states = self.language(
+                inputs_embeds=self.embed(batch),
+                attention_mask=batch.attention,
+                position_ids=batch.positions,
+                use_cache=False,
+            ).last_hidden_state
         # The state before a token predicts it.
         wanted = batch.sampled[:, 1:]
         counts = batch.sampled.sum(1)
@@ -291,11 +318,12 @@ class MLLMPolicy:
             with self.peft.disable_adapter():
                 yield
             return
+        before = self.peft.active_adapter
         self.peft.set_adapter(name)
         try:
             yield
         finally:
-            self.peft.set_adapter(ACTOR)
+            self.peft.set_adapter(before)
 
     def add_adapter(self, name: str) -> list[nn.Parameter]:
         """Add another adapter on the same frozen weights; return its parameters."""
@@ -312,9 +340,41 @@ class MLLMPolicy:
         return DecodeSession(self, sampling, generator)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write the model (or, with LoRA, the adapters) and the tokenizer."""
-        (self.peft or self.base).save_pretrained(str(directory))
+        """Write what ``from_pretrained`` loads; with LoRA the adapter, in ``actor/``."""
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+            Qwen2VLImageProcessorPil,
+        )
+
+        if self.peft is not None:
+            self.peft.save_pretrained(str(directory), selected_adapters=[ACTOR])
+        else:
+            self.base.save_pretrained(str(directory))
         self.codec.tokenizer.save_pretrained(str(directory))
+        grid = self.codec.grid
+        Qwen2VLImageProcessorPil(
+            patch_size=grid.patch,
+            merge_size=grid.merge,
+            temporal_patch_size=grid.temporal,
+            image_mean=list(self.encoder.mean),
+            image_std=list(self.encoder.std),
+        ).save_pretrained(str(directory))
+
+    @contextmanager
+    def _recomputing(self) -> Iterator[None]:
+        """Let the layers of the language model forget their activations, if that was asked for.
+
+        transformers 5 does so only in training mode, in which it also drops the KV cache. So the
+        layers are in training mode for this forward alone; what is inside them stays without
+        dropout.
+        """
+        layers = self.language.layers if self.checkpointing and torch.is_grad_enabled() else ()
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
 
     def _put_features(self, embeds: torch.Tensor, batch: Batch) -> torch.Tensor:
         if not batch.frames:
@@ -386,4 +446,7 @@ def lora_config(lora: LoRA) -> Any:
 def _with_adapter(model: Any, lora: LoRA) -> Any:
     from peft import get_peft_model
 
-    return get_peft_model(model, lora_config(lora), adapter_name=ACTOR)
+    with warnings.catch_warnings():
+        # peft 0.21 asks for a name that transformers 5.23 deprecates.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        return get_peft_model(model, lora_config(lora), adapter_name=ACTOR)

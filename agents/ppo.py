@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from agents.advantages import explained_variance, token_rewards, turn_aware_gae
+from agents.advantages import token_rewards, turn_aware_gae
 from agents.critic import Critic, CriticKind
 from agents.curriculum import RetrievalBonus
 from agents.losses import (
@@ -232,7 +233,7 @@ class PPOLearner:
         # Without adapters to switch off, the reference is a copy.
         self.reference: Any = None
         if config.beta and policy.lora is None:
-            self.reference = copy.deepcopy(policy.language).requires_grad_(False)
+            self.reference = copy.deepcopy(policy.weights()).requires_grad_(False)
 
     def update(self, episodes: Sequence[Episode]) -> dict[str, float]:
         """Learn from episodes; those with ``infra_error`` are left out.
@@ -247,9 +248,12 @@ class PPOLearner:
         if not counted:
             self.step += 1
             return metrics
+        started = time.perf_counter()
         batch = self.prepare(usable)
-        metrics |= self.batch_metrics(batch)
+        metrics |= self.batch_metrics(batch, usable)
+        scored = time.perf_counter()
         metrics |= self._optimise(batch)
+        metrics |= {"score_s": scored - started, "optimise_s": time.perf_counter() - scored}
         self.step += 1
         return metrics
 
@@ -344,16 +348,9 @@ class PPOLearner:
     def _reference_log_probs(self, rows: list[Row]) -> torch.Tensor | None:
         if not self.config.beta:
             return None
-        temperature = self.config.temperature
-        if self.reference is None:
-            with self.policy.adapter(None):
-                scores = self.policy.score(rows, temperature=temperature, with_entropy=False)
-            return scores.log_probs
-        own, self.policy.language = self.policy.language, self.reference
-        try:
-            scores = self.policy.score(rows, temperature=temperature, with_entropy=False)
-        finally:
-            self.policy.language = own
+        policy, reference = self.policy, self.reference
+        with policy.adapter(None) if reference is None else policy.using(reference):
+            scores = policy.score(rows, temperature=self.config.temperature, with_entropy=False)
         return scores.log_probs
 
     def _whiten(self, advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -393,9 +390,7 @@ class PPOLearner:
         """Return the largest number of episodes that a process has; all must step together."""
         if self.processes.size == 1:
             return episodes
-        counts = torch.zeros(self.processes.size, dtype=torch.float64, device=self.policy.device)
-        counts[self.processes.rank] = episodes
-        return int(self.processes.sum(counts).max())
+        return int(self.processes.largest(episodes))
 
     def actor_step(self, batch: Batch, episodes: np.ndarray) -> dict[str, float]:
         """Take one clipped policy step on some episodes of a batch (by index)."""
@@ -500,21 +495,39 @@ class PPOLearner:
         optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def batch_metrics(self, batch: Batch) -> dict[str, float]:
-        """Return what the scoring pass says about a batch."""
+    def batch_metrics(self, batch: Batch, episodes: Sequence[Episode]) -> dict[str, float]:
+        """Return what the scoring pass says about a batch, over all processes.
+
+        ``rollout_gap`` is the mean, and ``rollout_gap_max`` the largest, |log-probability at
+        generation time - the same in the scoring pass|: numerics, nothing else.
+        """
         mask = batch.mask
-        tokens, entropy, kl = self.processes.total(
-            int(mask.sum()),
+        old = batch.old_log_probs[mask]
+        said = [turn.reply.log_probs for episode in episodes for turn in episode.turns]
+        drawn = torch.from_numpy(np.concatenate([*said, np.zeros(0, np.float32)]))
+        gap = (drawn.to(old.device) - old).abs()
+        returns, errors = batch.returns[mask].double(), (batch.returns - batch.values)[mask].double()
+        tokens, entropy, kl, gaps, *moments = self.processes.total(
+            len(old),
             float(batch.entropy[mask].sum()),
             float((batch.old_log_probs - batch.ref_log_probs)[mask].sum()),
+            float(gap.sum()),
+            *(float(x) for part in (returns, errors) for x in (part.sum(), part.square().sum())),
+        )
+        count = max(tokens, 1.0)
+        spread, unexplained = (
+            squares - total * total / count for total, squares in (moments[:2], moments[2:])
         )
         metrics = {
-            "entropy": entropy / max(tokens, 1.0),
+            "entropy": entropy / count,
             "response_tokens": tokens,
-            "explained_variance": explained_variance(batch.values, batch.returns, mask),
+            # As ``advantages.explained_variance``, from sums that processes can add.
+            "explained_variance": 1 - unexplained / spread if spread > 1e-12 * count else math.nan,
+            "rollout_gap": gaps / count,
+            "rollout_gap_max": self.processes.largest(float(gap.max()) if len(gap) else 0.0),
         }
         if self.config.beta:
-            metrics["ref_kl"] = kl / max(tokens, 1.0)
+            metrics["ref_kl"] = kl / count
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
