@@ -165,7 +165,9 @@ class MLLMPolicy:
             cached=not train_vision,
         )
         if checkpointing:
-            self.language.gradient_checkpointing_enable({"use_reentrant": False})
+            # transformers 5.23 deprecates the name that earlier ones know.
+            enable = getattr(self.language, "activation_checkpointing_enable", None)
+            (enable or self.language.gradient_checkpointing_enable)({"use_reentrant": False})
         self.checkpointing = checkpointing
         model.eval()  # no dropout anywhere: the first ratio must be 1
         self._suppressed = torch.from_numpy(codec.suppressed).to(self.device)
