@@ -506,7 +506,8 @@ class PPOLearner:
         said = [turn.reply.log_probs for episode in episodes for turn in episode.turns]
         drawn = torch.from_numpy(np.concatenate([*said, np.zeros(0, np.float32)]))
         gap = (drawn.to(old.device) - old).abs()
-        returns, errors = batch.returns[mask].double(), (batch.returns - batch.values)[mask].double()
+        returns = batch.returns[mask].double()
+        errors = returns - batch.values[mask].double()
         tokens, entropy, kl, gaps, *moments = self.processes.total(
             len(old),
             float(batch.entropy[mask].sum()),

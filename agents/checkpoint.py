@@ -1,0 +1,285 @@
+"""Checkpoints: all that a run needs to go on as if nothing had happened.
+
+A checkpoint is a directory. It is written beside its place under another name, flushed to the disk
+and only then renamed; a pointer file named ``latest`` follows. Whatever goes wrong on the way, the
+checkpoint before stays as it was.
+
+    checkpoint-000040/
+        policy/               what ``MLLMPolicy.from_pretrained`` loads; with LoRA, policy/actor
+                              is an adapter that peft loads onto the base model
+        critic.safetensors
+        trainer.pt            optimisers, random numbers and the place in the task order
+        state.json            step, configuration, fingerprint of the base model
+
+Left out: the reference of full fine-tuning, because it is the base model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from agents.config import TrainConfig
+from agents.policy import ACTOR, MLLMPolicy
+from agents.ppo import PPOLearner
+from gym_longvideo.version import __version__
+
+FORMAT = 1
+LATEST, STATE = "latest", "state.json"
+_VOLATILE = ("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype")
+
+
+class CheckpointError(Exception):
+    """A checkpoint could not be written, read, or does not belong here."""
+
+
+class Checkpoints:
+    """The checkpoints of a run.
+
+    Args:
+        directory: Of the run.
+        keep: How many to keep.
+    """
+
+    def __init__(self, directory: str | Path, keep: int = 3) -> None:
+        self.directory, self.keep = Path(directory), keep
+
+    def save(
+        self,
+        step: int,
+        learner: PPOLearner,
+        *,
+        config: TrainConfig,
+        fingerprint: Mapping[str, str],
+        workers: list[dict[str, Any]],
+    ) -> Path:
+        """Write a checkpoint and forget the oldest ones.
+
+        Args:
+            step: Iterations done.
+            learner: With its policy.
+            config: Of the run.
+            fingerprint: Of the base model, see ``fingerprint_of``.
+            workers: What each process wants back.
+
+        Raises:
+            CheckpointError: If it cannot be written; the latest one stays as it was.
+        """
+        path = self.directory / f"checkpoint-{step:06d}"
+        draft = self.directory / f".checkpoint-{step:06d}.part"
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for left in self.directory.glob(".checkpoint-*"):  # of a run that was killed
+                shutil.rmtree(left)
+            draft.mkdir()
+            _write(draft, learner, workers)
+            state = {
+                "format": FORMAT,
+                "library": __version__,
+                "step": step,
+                "config": config.to_json(),
+                "fingerprint": dict(fingerprint),
+            }
+            (draft / STATE).write_text(json.dumps(state, indent=2) + "\n")
+            _flush(draft)
+            if path.exists():  # of a run that was resumed before it
+                path.rename(self.directory / f".checkpoint-{step:06d}.old")
+            draft.rename(path)
+            point(self.directory / LATEST, path.name)
+        except BaseException as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            if not isinstance(error, Exception):
+                raise
+            last = self.latest()
+            kept = f"the latest one is still {last}" if last else "there is no earlier one"
+            raise CheckpointError(f"checkpoint {path} could not be written ({error}); {kept}"
+                                  ) from error  # fmt: skip
+        shutil.rmtree(self.directory / f".checkpoint-{step:06d}.old", ignore_errors=True)
+        # Later ones are of a run that was resumed before them; they will be replaced.
+        for old in [old for old in self._all() if old <= path][: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+        return path
+
+    def latest(self) -> Path | None:
+        """Return the checkpoint that ``latest`` points to, or else the newest complete one."""
+        paths = self._all()
+        if (self.directory / LATEST).is_file():
+            paths.append(self.directory / (self.directory / LATEST).read_text().strip())
+        return next((path for path in reversed(paths) if (path / STATE).is_file()), None)
+
+    def _all(self) -> list[Path]:
+        return sorted(self.directory.glob("checkpoint-" + "[0-9]" * 6))
+
+
+def find(path: str | Path) -> Path:
+    """Return the checkpoint at a path, which may be a run's directory.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    path = Path(path)
+    if (path / STATE).is_file():
+        return path
+    found = Checkpoints(path).latest()
+    if found is None:
+        raise CheckpointError(
+            f"{path} is no checkpoint, and no run that has one; pass the directory of a run, or "
+            "one named checkpoint-..."
+        )
+    return found
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return ``state.json`` of a checkpoint.
+
+    Raises:
+        CheckpointError: If this version of the library cannot read it.
+    """
+    try:
+        state = json.loads((path / STATE).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    if state.get("format") != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {path} has format {state.get('format')!r}, written by gym-longvideo "
+            f"{state.get('library')}; this version reads {FORMAT}"
+        )
+    return state
+
+
+def restore(path: Path, learner: PPOLearner, fingerprint: Mapping[str, str]) -> list[Any]:
+    """Put a learner, made from the base model, where a checkpoint left it.
+
+    Returns:
+        What each process wanted back, by rank.
+
+    Raises:
+        CheckpointError: If the checkpoint is of another model, or damaged.
+    """
+    theirs = read_state(path)["fingerprint"]
+    if odd := [part for part in fingerprint if theirs.get(part) != fingerprint[part]]:
+        part = odd[0]
+        raise CheckpointError(
+            f"checkpoint {path} is of another model: its {part} is {theirs.get(part)}, here it is "
+            f"{fingerprint[part]}; use the model and adapters it was trained with"
+        )
+    try:
+        load_weights(path, learner.policy)
+        kept = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
+        learner.load_state_dict(
+            {**kept["learner"], "critic": load_file(path / "critic.safetensors")}
+        )
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    return kept["workers"]
+
+
+def load_weights(path: Path, policy: MLLMPolicy) -> None:
+    """Give a policy the weights of a checkpoint."""
+    if policy.peft is not None:
+        from peft import load_peft_weights, set_peft_model_state_dict
+
+        weights = load_peft_weights(str(path / "policy" / ACTOR), device=str(policy.device))
+        set_peft_model_state_dict(policy.peft, weights, adapter_name=ACTOR)
+        return
+    from transformers import AutoModelForImageTextToText
+
+    dtype = policy.head.weight.dtype
+    trained = AutoModelForImageTextToText.from_pretrained(str(path / "policy"), dtype=dtype)
+    policy.base.load_state_dict(trained.state_dict())
+    policy.encoder.clear()
+
+
+def load_policy(path: str | Path, device: Any = None) -> MLLMPolicy:
+    """Load the policy of a checkpoint, adapters included, as it was trained."""
+    found = find(path)
+    policy = TrainConfig.from_json(read_state(found)["config"]).load_policy(device)
+    load_weights(found, policy)
+    return policy
+
+
+def fingerprint_of(learner: PPOLearner) -> dict[str, str]:
+    """Say which model this is; to be called before it is trained.
+
+    Returns:
+        A digest of its configuration, the size of its vocabulary, a digest of the names
+        and shapes of what is trained, and one of a few of its weights, rounded to bfloat16.
+    """
+    policy = learner.policy
+    config = policy.base.config.to_dict()
+    named = [
+        (name, weight) for name, weight in policy.base.named_parameters() if ".lora_" not in name
+    ]
+    few = torch.cat(
+        [weight.detach().reshape(-1)[:8].to("cpu", torch.bfloat16) for _, weight in named]
+    )
+    parts = {
+        "actor": [tuple(p.shape) for p in learner.actor_parameters],
+        "critic": [tuple(p.shape) for p in learner.critic_parameters],
+        "base": [(name, tuple(weight.shape)) for name, weight in named],
+    }
+    return {
+        "configuration": _digest(json.dumps(_lasting(config), sort_keys=True, default=str)),
+        "vocabulary": str(config["text_config"]["vocab_size"]),
+        **{f"shapes of the {part}": _digest(repr(shapes)) for part, shapes in parts.items()},
+        "base weights": _digest(few.float().numpy().tobytes().hex()),
+        "adapters": str(policy.lora),
+    }
+
+
+def point(file: Path, text: str) -> None:
+    """Replace a small file in one go."""
+    draft = file.with_name(f".{file.name}.part")
+    with draft.open("w") as stream:
+        stream.write(text + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(draft, file)
+    _sync(file.parent)
+
+
+def _write(draft: Path, learner: PPOLearner, workers: list[dict[str, Any]]) -> None:
+    learner.policy.save_pretrained(draft / "policy")
+    state = learner.state_dict()
+    critic = {name: value.contiguous() for name, value in state.pop("critic").items()}
+    save_file(critic, draft / "critic.safetensors")
+    state["reference"] = None
+    torch.save({"learner": state, "workers": workers}, draft / "trainer.pt")
+
+
+def _flush(directory: Path) -> None:
+    for folder, _, files in os.walk(directory):
+        for name in files:
+            _sync(Path(folder, name))
+        _sync(Path(folder))
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _lasting(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _lasting(each) for key, each in value.items() if not _passing(key)}
+    return kept
+
+
+def _passing(key: object) -> bool:
+    return key in _VOLATILE or str(key).startswith("_attn")
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,270 @@
+"""TrainConfig: everything that a training run depends on, in one frozen dataclass.
+
+The command line of ``agents.train`` is generated from it, and every checkpoint holds it as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import gymnasium as gym
+from tyro.constructors import PrimitiveConstructorSpec
+
+from agents.curriculum import PATIENCE, STAGES, RetrievalBonus
+from agents.policy import LoRA, MLLMPolicy, Sampling
+from agents.ppo import PRESETS, PPOConfig
+from agents.tiny import ENV_OPTIONS, SUITE_OPTIONS, WEIGHTS
+from gym_longvideo.wrappers import TextProtocol
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+Preset = Literal["tiny", "recommended", "paper"]
+
+_JSON = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="JSON",
+    instance_from_str=lambda words: _mapping(words[0]),
+    is_instance=lambda value: isinstance(value, dict),
+    str_from_instance=lambda value: [json.dumps(value)],
+)
+Options = Annotated[dict[str, Any], _JSON]
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{text!r} is no JSON ({error}); try '{{\"pool_size\": 64}}'") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{text!r} is no JSON object; try '{{\"pool_size\": 64}}'")
+    return value
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a run.
+
+    Attributes:
+        model: Directory or hub id of a model of the Qwen2.5-VL kind.
+        preset: Where the defaults of everything below come from.
+        ppo: How to optimise.
+        lora_rank: Rank of the adapters; 0 trains all language weights.
+        lora_alpha: Scale of the adapters; the update is multiplied by alpha / rank.
+        train_vision: Whether the vision tower is trained too; needs --lora-rank 0.
+        checkpointing: Recompute activations, which saves memory and costs a forward pass.
+        suite: "haystack", the path of a JSON Lines annotation, or "module:callable".
+        suite_options: Keyword arguments of the suite; the tiny model has its own if none are given.
+        env: Keyword arguments of LongVideoQA-v0; the tiny model has its own if none are given.
+        split: Split to train on.
+        eval_split: Split to evaluate on.
+        reward: Reward preset of the environment.
+        protocol: "tags", "tags_seconds" or "tool_call".
+        max_new_tokens: Longest reply.
+        bonus: Whether retrievals earn the bootstrapping bonus while they are rare.
+        bonus_stages: Pairs of retrieval rate and the bonus below it.
+        bonus_patience: Batches in a row above the last rate that end the bonus for good.
+        batch: Episodes of an iteration, over all processes.
+        envs: Environments of a process, played side by side; 0 for one an episode.
+        iterations: Iterations in all; 0 for no such limit.
+        seconds: Stop after as many; 0 for no such limit.
+        eval_every: Iterations between evaluations, the first before training; 0 for none.
+        eval_episodes: Episodes of an evaluation.
+        samples: Episodes of an evaluation that are written out as text and pictures.
+        save_every: Iterations between checkpoints; 0 for the last one only.
+        keep: Checkpoints kept.
+        out: Directory of the run; by default one under runs/ with the time in its name.
+        resume: Go on from this checkpoint, or the latest one of this run's directory.
+        seed: Of weights, tasks and replies.
+        device: "auto", "cpu", "cuda", "cuda:1".
+        dtype: Of the weights; "auto" is bfloat16 under adapters on a GPU, else float32.
+        threads: Threads of torch; 0 leaves its own choice.
+    """
+
+    model: str = str(WEIGHTS)
+    preset: Preset = "tiny"
+    ppo: PPOConfig = field(default_factory=lambda: PRESETS["tiny"])
+    lora_rank: int = 0
+    lora_alpha: float = 64.0
+    train_vision: bool = False
+    checkpointing: bool = False
+    suite: str = "haystack"
+    suite_options: Options = field(default_factory=dict)
+    env: Options = field(default_factory=dict)
+    split: str = "train"
+    eval_split: str = "val"
+    reward: str = "video_mtr"
+    protocol: str = "tags"
+    max_new_tokens: int = 48
+    bonus: bool = True
+    bonus_stages: tuple[tuple[float, float], ...] = STAGES
+    bonus_patience: int = PATIENCE
+    batch: int = 64
+    envs: int = 0
+    iterations: int = 200
+    seconds: float = 0.0
+    eval_every: int = 20
+    eval_episodes: int = 128
+    samples: int = 2
+    save_every: int = 20
+    keep: int = 3
+    out: str = ""
+    resume: str = ""
+    seed: int = 0
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("lora_rank", 0), ("max_new_tokens", 1), ("bonus_patience", 1), ("batch", 1),
+            ("envs", 0), ("iterations", 0), ("eval_every", 0), ("eval_episodes", 1),
+            ("samples", 0), ("save_every", 0), ("keep", 1), ("seed", 0), ("threads", 0),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}={value!r} must be a whole number, {least} or more")
+        if not 0 <= self.seconds < math.inf:
+            raise ValueError(f"seconds={self.seconds!r} must be 0 (no limit) or more, and finite")
+        if not self.iterations and not self.seconds:
+            raise ValueError("iterations=0 and seconds=0.0 would never end; set one of them")
+        if self.preset not in get_args(Preset):
+            raise ValueError(f"preset={self.preset!r} is unknown; use one of {get_args(Preset)}")
+        if self.dtype not in get_args(Dtype):
+            raise ValueError(f"dtype={self.dtype!r} is unknown; use one of {get_args(Dtype)}")
+        if self.lora_rank:
+            LoRA(self.lora_rank, self.lora_alpha)
+            if self.train_vision:
+                raise ValueError(
+                    f"train_vision=True trains all weights, lora_rank={self.lora_rank} only "
+                    "adapters; use lora_rank=0"
+                )
+        elif self.ppo.critic == "adapter":
+            raise ValueError(
+                "ppo.critic='adapter' needs adapters and lora_rank=0 makes none; use "
+                "lora_rank=64, or ppo.critic='head' or 'model'"
+            )
+        RetrievalBonus(self.bonus_stages, self.bonus_patience)
+
+    @property
+    def lora(self) -> LoRA | None:
+        """The adapters, if any."""
+        return LoRA(self.lora_rank, self.lora_alpha) if self.lora_rank else None
+
+    @property
+    def sampling(self) -> Sampling:
+        """How replies are drawn in training."""
+        return Sampling(
+            temperature=self.ppo.temperature,
+            top_p=self.ppo.top_p,
+            max_new_tokens=self.max_new_tokens,
+        )
+
+    def share(self, processes: int) -> int:
+        """Return the episodes of an iteration that each process plays."""
+        if self.batch % processes:
+            raise ValueError(
+                f"batch={self.batch} cannot be shared by {processes} processes; use a multiple "
+                f"of {processes}"
+            )
+        return self.batch // processes
+
+    def make_env(self, split: str) -> TextProtocol:
+        """Make one environment on a split."""
+        tiny = self.suite == "haystack" and Path(self.model) == WEIGHTS
+        options = {
+            "suite": self.suite,
+            "suite_options": self.suite_options or (SUITE_OPTIONS if tiny else {}),
+            "reward": self.reward,
+            "split": split,
+            "on_video_error": "raise",
+            **(self.env or (ENV_OPTIONS if tiny else {})),
+        }
+        env = gym.make("gym_longvideo:LongVideoQA-v0", disable_env_checker=True, **options)
+        return TextProtocol(env, self.protocol)
+
+    def load_policy(self, device: Any = None) -> MLLMPolicy:
+        """Load the model as it is before training."""
+        dtype: str = self.dtype
+        if dtype == "auto" and not self.lora_rank:
+            dtype = "float32"  # bfloat16 weights do not move at these learning rates
+        return MLLMPolicy.from_pretrained(
+            self.model,
+            dtype=dtype if dtype == "auto" else _torch_dtype(dtype),
+            device=device,
+            lora=self.lora,
+            train_vision=self.train_vision,
+            checkpointing=self.checkpointing,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a mapping of JSON's own types."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Read what ``to_json`` wrote; a field that it lacks gets its default.
+
+        Raises:
+            ValueError: If a field is unknown, or has no meaning.
+        """
+        known = {each.name for each in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"the configuration has unknown fields {unknown}; use the version "
+                             "of gym-longvideo that wrote it")  # fmt: skip
+        read = dict(values)
+        if "ppo" in read:
+            read["ppo"] = PPOConfig(**read["ppo"])
+        if "bonus_stages" in read:
+            read["bonus_stages"] = tuple(tuple(stage) for stage in read["bonus_stages"])
+        return cls(**read)
+
+
+def make_train_config(preset: str = "tiny", **overrides: Any) -> TrainConfig:
+    """Return the configuration of a preset with some fields replaced.
+
+    Raises:
+        ValueError: For an unknown preset or field.
+
+    >>> make_train_config("paper", batch=16).ppo.critic
+    'model'
+    """
+    if preset not in get_args(Preset):
+        raise ValueError(f"preset={preset!r} is unknown; use one of {get_args(Preset)}")
+    known = {each.name for each in fields(TrainConfig)}
+    if unknown := sorted(set(overrides) - known):
+        raise ValueError(f"TrainConfig has no field {unknown}; use some of {sorted(known)}")
+    return replace(_PRESETS[preset], **overrides)
+
+
+def _torch_dtype(name: str) -> Any:
+    import torch
+
+    return getattr(torch, name)
+
+
+_LARGE = {
+    "model": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "env": {"frame_size": 224},
+    "max_new_tokens": 512,
+    "checkpointing": True,
+    "batch": 32,
+    "envs": 16,
+    "iterations": 250,  # 8000 samples, as in the paper
+    "eval_every": 25,
+    "save_every": 25,
+}
+_PRESETS = {
+    "tiny": TrainConfig(),
+    "recommended": TrainConfig(
+        preset="recommended", ppo=PRESETS["recommended"], lora_rank=64, **_LARGE
+    ),
+    "paper": TrainConfig(
+        preset="paper",
+        ppo=PRESETS["paper"],
+        **{**_LARGE, "model": "Qwen/Qwen2.5-VL-7B-Instruct"},
+    ),
+}

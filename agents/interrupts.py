@@ -1,0 +1,77 @@
+"""Interrupts: Ctrl-C and SIGTERM as a wish to stop at the next good moment.
+
+The first signal is remembered; work that may be given up without loss ends at once by ``Stopped``.
+A second one ends the process on the spot. Launchers pass a Ctrl-C on to processes that the terminal
+has told already, so a repetition within a second counts as the same wish.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+class Stopped(Exception):
+    """Somebody wants the program to stop."""
+
+
+class Interrupts:
+    """Takes SIGINT and SIGTERM while it is entered; does nothing outside the main thread.
+
+    Attributes:
+        signum: The signal that arrived, 0 if none did.
+    """
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self._since = 0.0
+        self._may_give_up = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._before[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        self._before = {}
+
+    @contextmanager
+    def abandonable(self) -> Iterator[None]:
+        """Mark work that a signal may end at once.
+
+        Raises:
+            Stopped: When a signal arrives inside, or has arrived before.
+        """
+        if self.signum:
+            raise Stopped
+        self._may_give_up = True
+        try:
+            yield
+        finally:
+            self._may_give_up = False
+
+    def _handle(self, signum: int, _: FrameType | None) -> None:
+        if self.signum:
+            if time.monotonic() - self._since > 1.0:
+                os._exit(128 + signum)
+            return
+        self.signum, self._since = signum, time.monotonic()
+        # Not through logging or print: the signal may have come while either held its lock.
+        os.write(
+            sys.__stderr__.fileno() if sys.__stderr__ else 2,
+            f"\n{signal.Signals(signum).name}: saving a checkpoint, then stopping; "
+            "once more to stop at once\n".encode(),
+        )
+        if self._may_give_up:
+            raise Stopped
