@@ -58,8 +58,14 @@ class DecodeSession:
             fresh: Start over with an empty cache.
 
         Raises:
-            ValueError: If a key was not in the batch before and ``fresh`` is off.
+            ValueError: If a key was not in the batch before and ``fresh`` is off, or keys and
+                blocks do not match.
         """
+        if not keys or len(blocks) != len(keys) or len(set(keys)) < len(keys):
+            raise ValueError(
+                f"{len(blocks)} blocks for dialogues {list(keys)}; pass at least one dialogue, "
+                "each once, and what is new in each"
+            )
         if fresh or self._cache is None:
             self._start(len(keys))
         else:

@@ -56,16 +56,21 @@ def sharpen(model: Any) -> None:
     for linear in (visual.merger.mlp[0], visual.merger.mlp[2]):
         linear.weight.copy_(noise(linear.weight) * 1.5 * linear.in_features**-0.5)
     model.model.language_model.norm.weight.mul_(1.5)
-    # An image placeholder is likely everywhere: what would sample one, or count it, is noticed.
+    # An image placeholder is likely everywhere, so that sampling or counting one is noticed; and so
+    # is the end of a reply, so that replies differ in length.
     embedding = model.get_input_embeddings().weight
     ids = torch.randint(0, 256, (8, 32), generator=generator)
     mean = model.model.language_model(input_ids=ids).last_hidden_state.mean((0, 1))
-    embedding[model.config.image_token_id] = 9 * mean / mean.square().sum()
+    toward = mean / mean.square().sum()
+    embedding[model.config.image_token_id] = 9 * toward
+    embedding[model.config.text_config.eos_token_id] += 8 * toward
 
 
 def load(**options: Any) -> MLLMPolicy:
     """Return a policy of its own over the shared weights."""
-    return MLLMPolicy.from_pretrained(model_dir(), device="cpu", **options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)  # of fresh adapters
+        return MLLMPolicy.from_pretrained(model_dir(), device="cpu", **options)
 
 
 @cache
