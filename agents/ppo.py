@@ -545,8 +545,15 @@ class PPOLearner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
         self.critic.load_state_dict(state["critic"])
-        self.actor_optimizer.load_state_dict(state["actor_optimizer"])
-        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        for optimizer, name in (
+            (self.actor_optimizer, "actor_optimizer"),
+            (self.critic_optimizer, "critic_optimizer"),
+        ):
+            ours = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+            optimizer.load_state_dict(state[name])
+            # A run may go on with another learning rate; the saved one would win otherwise.
+            for group, (lr, decay) in zip(optimizer.param_groups, ours, strict=True):
+                group["lr"], group["weight_decay"] = lr, decay
         if self.reference is not None and state["reference"] is not None:
             self.reference.load_state_dict(state["reference"])
         if self.bonus is not None and state["bonus"] is not None:

@@ -305,6 +305,9 @@ class Trainer:
                 f"{self.processes.size}; start as many"
             )
         self.load_worker_state(workers[self.processes.rank])
+        if len(self.pending) != self.share:  # the batch has another size now
+            self.order.count -= len(self.pending)
+            self.pending = []
         self.step = self._saved = self.learner.step
         logger.info("resumed %s at step %d", path, self.step)
 
