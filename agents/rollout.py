@@ -27,6 +27,8 @@ from gym_longvideo.record import EpisodeRecord
 from gym_longvideo.video.errors import VideoError
 from gym_longvideo.wrappers import TextProtocol
 
+MOST_SKIPPED = 100  # videos in a row: then it is not the videos
+
 
 @dataclass
 class Turn:
@@ -205,8 +207,8 @@ class RolloutCollector:
             tasks: Indices into the suite.
             sampling: How replies are drawn.
             generator: Of random numbers.
-            replacement: Gives another task where a video cannot be opened; without it the error is
-                raised. What was skipped is in ``skipped``.
+            replacement: Gives another task where a video cannot be opened; without it, or after a
+                hundred in a row, the error is raised. What was skipped is in ``skipped``.
             upcoming: Tasks of the next call, opened as soon as environments are idle.
             progress: Called with the number of episodes done.
 
@@ -287,6 +289,7 @@ class RolloutCollector:
         self._ready[place] = (task, run(reset, options={"index": task}))
 
     def _begin(self, place: int, replacement: Callable[[], int] | None) -> Episode:
+        failed = 0
         while True:
             task, opened = self._ready.pop(place)
             try:
@@ -296,11 +299,9 @@ class RolloutCollector:
                 if replacement is None:
                     raise
                 self.skipped.append((task, f"{type(error).__name__}: {error}"))
-                if len(self.skipped) >= 100 and len(self.skipped) % 100 == 0:
-                    base = self.envs[place].unwrapped
-                    assert isinstance(base, LongVideoQAEnv)
-                    if len(self.skipped) > 10 * len(base.suite):
-                        raise
+                failed += 1
+                if failed == MOST_SKIPPED:
+                    raise
                 self._open(place, replacement())
         env = self.envs[place]
         system = env.messages()[0]["content"][0]["text"]
