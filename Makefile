@@ -36,11 +36,11 @@ $(VENV)/python.stamp:
 	touch $@
 
 $(VENV)/demo.stamp: $(VENV)/python.stamp $(PARTS)
-	$(PIP) install -q -c constraints.txt -e ".[sb3]"
+	$(PIP) install -q -c constraints.txt -e ".[agents]"
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/python.stamp $(PARTS)
-	$(PIP) install -q -c constraints.txt -e ".[dev,sb3,decord,torchcodec]"
+	$(PIP) install -q -c constraints.txt -e ".[dev,agents,sb3,decord,torchcodec]"
 	touch $@
 
 clean:

@@ -7,10 +7,11 @@ about, what is on the card if it has seen it, which letter stands for that, and 
 Its habit is to answer at once, guessing where it has not seen the card; seldom, and whatever it has
 seen, it retrieves a random interval. When and where to look is left to reinforcement learning.
 
-Three lessons. First drills without pictures: find a word among shuffled options, name its letter.
-Then captions: say what single frames show. Last whole episodes, in which the script retrieves half
-of the time so that later turns are seen too; the choice between answer and retrieval is weighted so
-that the model learns the habit, not the script.
+Four lessons, from the part to the whole. Drills without pictures: find a word among shuffled
+options, name its letter. Captions: say what single frames show, in words that their features are
+drawn to. Searches: of numbered frames say where each scene is and what its card shows. At last
+episodes, in which the script retrieves half of the time so that later turns are seen too; the
+choice between answer and retrieval is weighted so that the model learns the habit, not the script.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from agents.chat import Block, ChatCodec, ImageGrid
 from agents.policy import MLLMPolicy
 from agents.rows import Row, make_row, micro_batches
 from gym_longvideo.env import LongVideoQAEnv
-from gym_longvideo.haystack import HaystackSuite
+from gym_longvideo.haystack import HaystackSuite, wording
 from gym_longvideo.haystack.looks import LOOKS
 from gym_longvideo.protocol import Turn
 from gym_longvideo.suite import lettered
@@ -65,9 +66,7 @@ class PretrainConfig:
     Attributes:
         out: Directory of the weights.
         seed: Of weights and data.
-        drill_steps: Steps of the first lesson.
-        caption_steps: Steps of the second.
-        steps: Steps of the third.
+        lessons: Steps of the drills, the captions, the searches and the episodes.
         batch: Rows a step.
         lr: Highest learning rate.
         retrieve_rate: How often the habit is to retrieve.
@@ -77,9 +76,7 @@ class PretrainConfig:
 
     out: Path = tiny.WEIGHTS
     seed: int = 0
-    drill_steps: int = 150
-    caption_steps: int = 200
-    steps: int = 1200
+    lessons: tuple[int, int, int, int] = (120, 150, 300, 600)
     batch: int = 48
     lr: float = 2e-3
     retrieve_rate: float = 0.04
@@ -94,11 +91,13 @@ class Lesson(NamedTuple):
         row: The dialogue.
         weights: (n,) float32 for each response token.
         skills: (n,) index into SKILLS of each.
+        words: For each frame of a caption, the ids of the words that it shows.
     """
 
     row: Row
     weights: np.ndarray
     skills: np.ndarray
+    words: tuple[np.ndarray, ...] = ()
 
 
 class Piece(NamedTuple):
@@ -136,6 +135,12 @@ class Teacher:
                 )
             )
             self.envs += [made] * weight
+        # Videos with a card in every scene, for the lesson that asks about all of them.
+        self.full = HaystackSuite(
+            "train",
+            size=1_000_000,
+            **{**tiny.SUITE_OPTIONS, "distractors": 4, "needle_s": 30.0, "seed": 2_000_003 + seed},
+        )
         first = self.envs[0].unwrapped
         assert isinstance(first, LongVideoQAEnv)
         self.suite = first.suite
@@ -170,14 +175,50 @@ class Teacher:
         times = rng.permutation(times)
         images = np.zeros((frames, tiny.FRAME_SIZE, tiny.FRAME_SIZE, 3), np.uint8)
         base.suite.open_video(task).draw(times, images)
-        users, replies = [], []
+        users, replies, words = [], [], []
         for time_s, image in zip(times, images, strict=True):
             event = world.event_at(float(time_s))
             look = LOOKS[world.looks[world.scene_at(float(time_s))]].name
-            card = f": {event.glyph.colour} {event.glyph.name}" if event else f": {tiny.NOT_SEEN}"
+            card = [event.glyph.colour, event.glyph.name] if event else []
+            said = Piece(", ".join(card) or tiny.NOT_SEEN, EVIDENCE)
             users.append(self.codec.image(image))
-            replies.append([Piece(f" {look}", PLACE), Piece(card, EVIDENCE)])
-        return self._lesson(users, replies, end=False)
+            replies.append([Piece(f" {look}", PLACE), Piece(": ", FORMAT), said])
+            spoken = [self.codec.encode_reply(text, end=False).ids for text in (f" {look}", *card)]
+            words.append(np.concatenate(spoken))
+        return self._lesson(users, replies, end=False)._replace(words=tuple(words))
+
+    def search(self, rng: np.random.Generator) -> Lesson:
+        """Return numbered frames of a video, and for every scene where it is and what it shows."""
+        task = self.full[int(rng.integers(len(self.full)))]
+        world = self.full.world(task)
+        kind = "shape" if rng.random() < 0.5 else "colour"
+        count = int(rng.integers(5, 13))
+        times = rng.random(count) * world.duration_s
+        for place in range(0, count, 3):
+            event = world.events[int(rng.integers(len(world.events)))]
+            times[place] = event.start_s + rng.random() * (event.end_s - event.start_s)
+        times = np.sort(times)
+        indices = np.sort(rng.choice(128 if rng.random() < 0.3 else 64, count, replace=False))
+        images = np.zeros((count, tiny.FRAME_SIZE, tiny.FRAME_SIZE, 3), np.uint8)
+        self.full.open_video(task).draw(times, images)
+        content: list[dict[str, Any]] = []
+        for index, image in zip(indices, images, strict=True):
+            content.append({"type": "text", "text": f"frame_idx:{index}"})
+            content.append({"type": "image", "image": image})
+        content.append({"type": "text", "text": f"\nQuestion: {wording.ASK[kind]}"})
+        at = np.array([world.scene_at(float(time_s)) for time_s in times])
+        pieces: list[Piece] = []
+        for scene in rng.permutation(len(world.looks)):
+            start_s, end_s = world.span_s(int(scene))
+            cards = [e for e in world.events if start_s <= e.start_s < end_s]
+            seen = [e for e in cards if ((times >= e.start_s) & (times < e.end_s)).any()]
+            here = indices[at == scene].tolist()
+            evidence = tiny.NOT_SEEN
+            if seen:
+                evidence = seen[0].glyph.name if kind == "shape" else seen[0].glyph.colour
+            look = LOOKS[world.looks[int(scene)]].name
+            pieces += [Piece(f" {look}", FORMAT, 0.0), *self._found(here, evidence)]
+        return self._lesson([self.codec.user(content)], [pieces], end=False)
 
     def episode(self, rng: np.random.Generator) -> Lesson:
         """Return an episode played by the script."""
@@ -210,10 +251,16 @@ class Teacher:
         ]
         shown = [*episode.overview_shown_s, *(t for log in episode.turns for t in log.shown_s)]
         seen = any(start_s <= time_s < end_s for time_s in shown)
-        place = f"{here[0]}, {here[-1]}" if here else "none"
         evidence = task.options[task.answer_index] if seen else tiny.NOT_SEEN
         letter = LETTERS[task.answer_index] if seen else ""
-        pieces = self._thought(place, evidence, letter)
+        look = LOOKS[world.looks[scene]].name
+        pieces = [
+            Piece("<think>", FORMAT),
+            Piece(f" {look}", FORMAT),
+            *self._found(here, evidence),
+            *([Piece(f" {letter}", LETTER)] if letter else []),
+            Piece("</think>", FORMAT),
+        ]
         if not turn.may_retrieve:
             return pieces + self._answer(self._choice(task, seen, rng), seen)
         if rng.random() < 0.5:
@@ -240,19 +287,12 @@ class Teacher:
             low, high = rng.integers(0, turn.last_index + 1, 2).tolist()
         return min(low, high), max(low, high)
 
-    def _thought(self, place: str, evidence: str, letter: str) -> list[Piece]:
-        numbers = place.split(", ")
-        places = [Piece(numbers[0], PLACE)]
-        if len(numbers) == 2:
-            places += [Piece(", ", PLACE), Piece(numbers[1], PLACE)]
-        return [
-            Piece("<think>", FORMAT),
-            *places,
-            Piece(": ", FORMAT),
-            Piece(evidence, EVIDENCE),
-            *([Piece(f" {letter}", LETTER)] if letter else []),
-            Piece("</think>", FORMAT),
-        ]
+    def _found(self, here: list[int], evidence: str) -> list[Piece]:
+        """Say which frames show a scene, the first and the last of them, and what is on its card."""
+        place = [Piece("none", PLACE)]
+        if here:
+            place = [Piece(str(here[0]), PLACE), Piece(", ", FORMAT), Piece(str(here[-1]), PLACE)]
+        return [Piece(": ", FORMAT), *place, Piece(": ", FORMAT), Piece(evidence, EVIDENCE)]
 
     def _answer(self, choice: int, seen: bool = True, weight: float = 1.0) -> list[Piece]:
         return [
@@ -317,7 +357,7 @@ def _teach(kind: str, count: int, seed: tuple[int, ...]) -> list[Lesson]:
 
 def lessons(config: PretrainConfig) -> Iterator[list[Lesson]]:
     """Yield the batches of both lessons, made by a process of their own."""
-    counts = {"drill": config.drill_steps, "caption": config.caption_steps, "episode": config.steps}
+    counts = dict(zip(("drill", "caption", "search", "episode"), config.lessons, strict=True))
     plan = [
         (kind, config.batch, (config.seed, place, step))
         for place, (kind, steps) in enumerate(counts.items())
@@ -350,6 +390,8 @@ def loss_of(
         flat = scores.log_probs[scores.mask]
         weights = torch.from_numpy(np.concatenate([lesson.weights for lesson in chosen]))
         part = -(flat * weights).sum() / total
+        if chosen[0].words:
+            part = part + align(policy, chosen) * len(chosen) / len(batch)
         if backward:
             part.backward()
         loss += part.item()
@@ -362,6 +404,19 @@ def loss_of(
     return loss, counts
 
 
+def align(policy: MLLMPolicy, captions: list[Lesson]) -> torch.Tensor:
+    """Return the loss of reading each frame's words straight off its features.
+
+    It puts features where the embeddings of their words are, so that attention, which starts out
+    matching likes, can match a question with the frames it speaks of.
+    """
+    frames = [frame for caption in captions for frame in caption.row.frames]
+    words = [each for caption in captions for each in caption.words]
+    log_probs = policy.head(torch.cat(policy.encoder(frames))).log_softmax(-1)
+    losses = [-log_probs[i, torch.from_numpy(ids)].mean() for i, ids in enumerate(words)]
+    return torch.stack(losses).mean()
+
+
 def pretrain(config: PretrainConfig) -> dict[str, Any]:
     """Pretrain, write the weights and return the scores."""
     torch.set_num_threads(config.threads)
@@ -371,7 +426,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     model.set_attn_implementation({"text_config": "sdpa", "vision_config": "eager"})
     policy = MLLMPolicy(model, _codec(tokenizer), mean=_MEAN, std=_STD, train_vision=True)
     optimizer = torch.optim.AdamW(policy.actor_parameters(), weight_decay=0.01, betas=(0.9, 0.98))
-    total = config.drill_steps + config.caption_steps + config.steps
+    total = sum(config.lessons)
     counts = np.zeros((len(SKILLS), 2))
     bar = tqdm(lessons(config), total=total, desc="pretraining", unit="step", mininterval=5)
     for step, batch in enumerate(bar):
@@ -396,13 +451,13 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 
 def schedule(step: int, config: PretrainConfig) -> float:
     """Return the share of the learning rate: each lesson warms up, the last cools down."""
-    lengths = (config.drill_steps, config.caption_steps)
-    for length in lengths:
+    *earlier, last = config.lessons
+    for length in earlier:
         if step < length:
             return min(1.0, (step + 1) / 50)
         step -= length
     warm = min(1.0, (step + 1) / 50)
-    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / max(config.steps, 1))))
+    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / max(last, 1))))
 
 
 def _percent(counts: np.ndarray) -> str:

@@ -1,130 +1,193 @@
-"""The demo: learn to look twice, from real video files, in about two minutes.
+"""The demo: a small multimodal language model learns to look, in about five minutes.
 
     make demo
 
-It exports a haystack suite to H.264 files, trains MaskablePPO on frames decoded from them, compares
-the result with policies that need no training on videos it never saw, and draws an episode.
-Everything is written under ``runs/demo``; files of an earlier call are used again.
+The tiny MLLM is a Qwen2.5-VL of a million parameters. It can read frames, say which of them show
+the scene in question, and answer if it has seen the card; its habit is to answer at once, seen or
+not. PPO on haystack videos, with the paper's reward and bootstrapping bonus, teaches it to look
+first. Everything is written under ``runs/demo``; an earlier demo there is replaced.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import math
+import shutil
 import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import torch
-from PIL import Image
 
-from agents.sb3 import sb3_policy
-from agents.scripted import Oracle, Random, UniformSingleTurn
-from examples.evaluate import Policy, evaluate
-from examples.needle import ENV_OPTIONS, SUITE_OPTIONS
-from examples.train_sb3 import train
-from gym_longvideo.haystack import HaystackSuite
-from gym_longvideo.haystack.export import export_suite
+import gym_longvideo  # noqa: F401 - registers the ids
+from agents import tiny
+from agents.config import TrainConfig
+from agents.evaluation import Evaluation, evaluation_tasks, wilson
+from agents.scripted import Agent, make_agent
+from agents.trainer import Trainer
+from gym_longvideo.env import LongVideoQAEnv
+
+SPLIT = "test"  # training draws from "train" and watches "val"
 
 
-def export(directory: Path, counts: dict[str, int]) -> dict[str, str]:
-    """Export the splits as MP4 files; return the annotation of each."""
-    annotations = {}
-    for split, count in counts.items():
-        suite = HaystackSuite(split, size=max(count, 1), **SUITE_OPTIONS)
-        path = export_suite(
-            suite,
-            directory / split,
-            fps=1,
-            size=(80, 80),
-            workers=os.cpu_count() or 1,
-            progress=True,
+@dataclass(frozen=True)
+class Line:
+    """A line of the table.
+
+    Attributes:
+        accuracy: Share of right answers.
+        ci95: Its Wilson interval.
+        retrieval_rate: Share of turns that retrieve.
+        turns: Mean turns of an episode.
+        frames: Mean frames shown in an episode.
+        episodes: Episodes run.
+    """
+
+    accuracy: float
+    ci95: tuple[float, float]
+    retrieval_rate: float
+    turns: float
+    frames: float
+    episodes: int
+
+    @classmethod
+    def of(cls, result: Evaluation) -> Line:
+        """Take from an evaluation what the table shows."""
+        return cls(
+            result.accuracy,
+            (result.accuracy_low, result.accuracy_high),
+            result.retrieval_rate,
+            result.turns,
+            result.frames,
+            result.episodes,
         )
-        annotations[split] = str(path)
-    return annotations
 
 
-def options(annotations: dict[str, str], split: str) -> dict[str, Any]:
-    """Return the environment's keyword arguments for a split."""
-    return {**ENV_OPTIONS, "suite": annotations[split], "split": split, "cache_mb": 64}
+def train_config(out: Path, *, seconds: float, episodes: int, seed: int) -> TrainConfig:
+    """Return the demo's settings; ``python -m agents.train`` has the same but for the limits."""
+    return TrainConfig(
+        out=str(out),
+        seconds=seconds,
+        iterations=0,
+        seed=seed,
+        eval_split=SPLIT,
+        eval_every=10**9,  # before and after; the curves in between come from training itself
+        eval_episodes=episodes,
+        save_every=0,
+        threads=min(2, torch.get_num_threads()),
+    )
 
 
-def draw_episode(env: gym.Env, policy: Policy, episodes: int, path: Path) -> None:
-    """Play an episode that looks twice and draw its states, one above the other."""
-    pictures: list[Any] = []
-    for index in range(min(20, episodes)):
-        observation, info = env.reset(seed=0, options={"index": index})
-        pictures, over = [], False
+def play_script(agent: Agent, episodes: int) -> Line:
+    """Run a scripted agent on the tasks that the models are evaluated on."""
+    env = gym.make(
+        "LongVideoQA-v0", split=SPLIT, suite_options=tiny.SUITE_OPTIONS, **tiny.ENV_OPTIONS
+    )
+    base = env.unwrapped
+    assert isinstance(base, LongVideoQAEnv)
+    right = retrieved = turns = frames = 0
+    tasks, _ = evaluation_tasks(len(base.suite), episodes)
+    for task in tasks:
+        observation, info = env.reset(options={"index": task})
+        agent.reset(task)
+        over = False
         while not over:
-            pictures.append(env.render())
-            action = policy(env.unwrapped, observation)  # type: ignore[arg-type]
-            observation, _, terminated, truncated, info = env.step(action)
+            observation, _, terminated, truncated, info = env.step(agent.act(base, observation))
             over = terminated or truncated
-        pictures.append(env.render())
-        if info["outcome"] == "correct" and info["turns"] > 1:
-            break
-    canvas = Image.new("RGB", (1280, 720 * len(pictures)))
-    for row, picture in enumerate(pictures):
-        canvas.paste(Image.fromarray(picture), (0, 720 * row))
-    canvas.save(path)
+            retrieved += info["interval"] != (-1, -1)
+        right += info["is_success"]
+        turns += info["turns"]
+        frames += info["frames_shown"]
+    env.close()
+    n = len(tasks)
+    return Line(right / n, wilson(right, n), retrieved / turns, turns / n, frames / n, n)
+
+
+def table(lines: Mapping[str, Line]) -> str:
+    """Return the table as text."""
+    rows = [f"{'policy':10s}{'accuracy':>9s}  {'95 % interval':15s}{'retrieval rate':>15s}"
+            f"{'turns':>7s}{'frames':>8s}"]  # fmt: skip
+    for name, line in lines.items():
+        low, high = line.ci95
+        rows.append(
+            f"{name:10s}{line.accuracy:9.3f}  {f'{low:.3f} to {high:.3f}':15s}"
+            f"{line.retrieval_rate:15.2f}{line.turns:7.2f}{line.frames:8.1f}"
+        )
+    return "\n".join(rows)
+
+
+def closed(lines: Mapping[str, Line]) -> float:
+    """Return the share of the gap between base and oracle that training closed."""
+    gap = lines["oracle"].accuracy - lines["base"].accuracy
+    return (lines["trained"].accuracy - lines["base"].accuracy) / gap if gap else math.nan
+
+
+def run(config: TrainConfig) -> tuple[dict[str, Line], Trainer]:
+    """Evaluate, train and evaluate again; return the table's lines and the trainer."""
+    lines = {"random": play_script(make_agent("random"), config.eval_episodes)}
+    trainer = Trainer(config)
+    first: list[Evaluation] = []
+    evaluate = trainer.evaluate
+
+    def remember() -> Any:
+        metrics = evaluate()
+        if trainer.evaluation is not None and not first:
+            first.append(trainer.evaluation)
+        return metrics
+
+    trainer.evaluate = remember  # type: ignore[method-assign]
+    last = trainer.run()
+    if last is not None and first:
+        lines["base"], lines["trained"] = Line.of(first[0]), Line.of(last)
+    lines["oracle"] = play_script(make_agent("oracle"), config.eval_episodes)
+    return lines, trainer
 
 
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--seconds", type=float, default=120.0, help="training time")
-    parser.add_argument("--steps", type=int, default=10**9, help="limit of training steps")
-    parser.add_argument("--videos", type=int, default=384, help="videos to train on")
-    parser.add_argument("--episodes", type=int, default=128, help="held-out videos")
+    parser.add_argument("--seconds", type=float, default=270.0, help="time for training")
+    parser.add_argument("--iterations", type=int, default=0, help="limit of updates; 0 for none")
+    parser.add_argument("--batch", type=int, default=64, help="episodes of an update")
+    parser.add_argument("--episodes", type=int, default=256, help="held-out episodes")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    torch.set_num_threads(1)  # networks this small lose by more, on a busy machine a lot
-
-    print(f"1. Writing {args.videos} + {args.episodes} videos of 10 minutes to {args.out}/videos")
-    annotations = export(args.out / "videos", {"train": args.videos, "test": args.episodes})
-
-    print(f"2. Training MaskablePPO on frames decoded from them, {args.seconds:.0f} s")
-    model = train(
-        options(annotations, "train"), seconds=args.seconds, steps=args.steps, seed=args.seed
-    )
-    model.save(args.out / "model")
-
-    print(f"3. Evaluating on {args.episodes} videos that training never saw")
-    env = gym.make(
-        "gym_longvideo:LongVideoQA-v0", render_mode="rgb_array", **options(annotations, "test")
-    )
-    policies: dict[str, Policy] = {
-        "random": Random(),
-        "overview-only": UniformSingleTurn(),
-        "trained": sb3_policy(model),
-        "oracle": Oracle(),
-    }
-    scores = {name: evaluate(env, policy, args.episodes) for name, policy in policies.items()}
-    print(f"\n{'policy':15s}{'success':>9s}  {'95 % interval':15s}{'turns':>7s}{'frames':>8s}")
-    for name, score in scores.items():
-        low, high = score.ci95
-        print(
-            f"{name:15s}{score.success:9.3f}  {f'{low:.3f} to {high:.3f}':15s}"
-            f"{score.turns:7.2f}{score.frames:8.2f}"
-        )
-    draw_episode(env, policies["trained"], args.episodes, args.out / "episode.png")
-    env.close()
-    seconds = time.monotonic() - started
-    summary = {
-        "policies": {name: score.to_dict() for name, score in scores.items()},
-        "seconds": round(seconds, 1),
-    }
-    (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    directory = args.out / "train"
+    if (directory / "metrics.jsonl").exists():
+        shutil.rmtree(directory)
+    config = train_config(directory, seconds=args.seconds, episodes=args.episodes, seed=args.seed)
+    config = replace(config, iterations=args.iterations, batch=args.batch)
     print(
-        "\noverview-only is the best that anybody can do without retrieving: right where the "
-        "overview\nhappens to show the answer, a guess elsewhere.\n"
-        f"\n{seconds:.0f} s in all. Scores: {args.out}/summary.json   an episode: "
-        f"{args.out}/episode.png   the model: {args.out}/model.zip"
+        f"The tiny MLLM ({config.model}) answers {args.episodes} questions about videos it never "
+        f"saw,\nis post-trained with PPO for {args.seconds:.0f} s, and answers them again. "
+        "Ctrl-C ends training early."
+    )
+    lines, trainer = run(config)
+    print("\n" + table(lines))
+    summary = {name: {**asdict(line), "ci95": list(line.ci95)} for name, line in lines.items()}
+    seconds = time.monotonic() - started
+    extra = {"updates": trainer.step, "seconds": round(seconds, 1), "seed": args.seed}
+    (args.out / "summary.json").write_text(json.dumps({**summary, **extra}, indent=2) + "\n")
+    if "trained" in lines:
+        print(
+            "\nbase: the model before training, which answers at its first turn. oracle: knows "
+            "where the card is.\nTraining closed "
+            f"{closed(lines):.0%} of the gap between them, and pays for it in turns and frames."
+        )
+    print(
+        f"\n{trainer.step} updates, {seconds:.0f} s in all.\n"
+        f"  scores               {args.out}/summary.json\n"
+        f"  TensorBoard          tensorboard --logdir {directory}\n"
+        f"  sample episodes      {directory}/samples\n"
+        f"  episode records      {directory}/records\n"
+        f"  checkpoint           {directory}/checkpoint-{trainer.step:06d}  "
+        f"(go on: python -m agents.train --resume {directory} --seconds 600)"
     )
 
 
