@@ -75,6 +75,8 @@ class Checkpoints:
         """
         path = self.directory / f"checkpoint-{step:06d}"
         draft = self.directory / f".checkpoint-{step:06d}.part"
+        aside = self.directory / f".checkpoint-{step:06d}.old"
+        placed = False
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             for left in self.directory.glob(".checkpoint-*"):  # of a run that was killed
@@ -91,18 +93,21 @@ class Checkpoints:
             (draft / STATE).write_text(json.dumps(state, indent=2) + "\n")
             _flush(draft)
             if path.exists():  # of a run that was resumed before it
-                path.rename(self.directory / f".checkpoint-{step:06d}.old")
+                path.rename(aside)
             draft.rename(path)
+            placed = True
             point(self.directory / LATEST, path.name)
         except BaseException as error:
-            shutil.rmtree(draft, ignore_errors=True)
+            shutil.rmtree(path if placed else draft, ignore_errors=True)
+            if aside.exists() and not path.exists():
+                aside.rename(path)
             if not isinstance(error, Exception):
                 raise
             last = self.latest()
             kept = f"the latest one is still {last}" if last else "there is no earlier one"
             raise CheckpointError(f"checkpoint {path} could not be written ({error}); {kept}"
                                   ) from error  # fmt: skip
-        shutil.rmtree(self.directory / f".checkpoint-{step:06d}.old", ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
         # Later ones are of a run that was resumed before them; they will be replaced.
         for old in [old for old in self._all() if old <= path][: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
@@ -145,7 +150,7 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     try:
         state = json.loads((path / STATE).read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     if state.get("format") != FORMAT:
         raise CheckpointError(
@@ -177,7 +182,7 @@ def restore(path: Path, learner: PPOLearner, fingerprint: Mapping[str, str]) -> 
         learner.load_state_dict(
             {**kept["learner"], "critic": load_file(path / "critic.safetensors")}
         )
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # torch, safetensors and transformers each have their own
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     return kept["workers"]
 

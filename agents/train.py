@@ -63,17 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     # accelerate and transformers 5 say nothing in these that a user could act on.
     warnings.filterwarnings("ignore", category=FutureWarning)
+    from agents.checkpoint import CheckpointError
+
     try:
         config = parse(sys.argv[1:] if arguments is None else arguments)
         from transformers.utils import logging as chatter
 
-        from agents.checkpoint import CheckpointError
         from agents.trainer import Trainer
 
         chatter.disable_progress_bar()
-    except ValueError as error:
-        return _fail(error, 2)
-    try:
         trainer = Trainer(config)
     except (ValueError, CheckpointError) as error:
         return _fail(error, 2)

@@ -93,6 +93,8 @@ class Trainer:
         )
         self.collector = self._collector(config.split)
         self.examiner = self._collector(config.eval_split) if config.eval_every else None
+        frame_size = _base(self.collector).frame_size
+        self.policy.codec.grid.tokens(*frame_size)  # or no frame can be read
         self.order = TaskOrder(_suite_size(self.collector), config.seed, rank, self.processes.size)
         self.pending: list[int] = []
         self.evaluation: Evaluation | None = None
@@ -386,7 +388,11 @@ def _run_directory(config: TrainConfig, resumed: Path | None) -> Path:
     return out
 
 
-def _suite_size(collector: RolloutCollector) -> int:
+def _base(collector: RolloutCollector) -> LongVideoQAEnv:
     base = collector.envs[0].unwrapped
     assert isinstance(base, LongVideoQAEnv)
-    return len(base.suite)
+    return base
+
+
+def _suite_size(collector: RolloutCollector) -> int:
+    return len(_base(collector).suite)
