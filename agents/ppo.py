@@ -17,7 +17,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -111,14 +111,21 @@ class PPOConfig:
             if getattr(self, name) is not None:
                 _check(self, name, 0.0, math.inf, "above 0, or None", above=True)
         for name in ("epochs", "minibatch", "micro_batch_tokens"):
-            _check(self, name, 1, math.inf, "a whole number, 1 or more")
-        _check(self, "critic_warmup", 0, math.inf)
+            _check(self, name, 1, math.inf, "a whole number, 1 or more", whole=True)
+        _check(self, "critic_warmup", 0, math.inf, "a whole number, 0 or more", whole=True)
+        for name, least in (("critic_epochs", 1), ("history", 0)):
+            if getattr(self, name) is not None:
+                rule = f"a whole number, {least} or more, or None"
+                _check(self, name, least, math.inf, rule, whole=True)
+        for name, kinds in (("aggregation", Aggregation), ("critic", CriticKind)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is unknown; use one of {get_args(kinds)}"
+                )
         if self.top_p > 1:
             raise ValueError(f"top_p={self.top_p} must lie in (0, 1]")
         if self.dual_clip is not None and self.dual_clip <= 1:
             raise ValueError(f"dual_clip={self.dual_clip} must be above 1, or None")
-        if self.history is not None and self.history < 0:
-            raise ValueError(f"history={self.history} must be 0 or more, or None for all turns")
 
 
 def _check(
@@ -130,9 +137,11 @@ def _check(
     *,
     strict: bool = False,
     above: bool = False,
+    whole: bool = False,
 ) -> None:
     value = getattr(config, name)
-    fine = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+    fine = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    fine = fine and low <= value <= high
     if fine and ((strict and value == high) or (above and value == low) or math.isinf(value)):
         fine = False
     if not fine:
@@ -381,7 +390,9 @@ class PPOLearner:
                     _append(kept, stats)
                     if config.target_kl is not None and stats["approx_kl"] > config.target_kl:
                         stopped = True
-        metrics = {name: float(np.mean(values)) for name, values in kept.items()}
+        metrics = {name: _mean(values) for name, values in kept.items()}
+        norms = [*kept.get("actor_grad_norm", ()), *kept.get("critic_grad_norm", ())]
+        metrics["skipped_steps"] = float(sum(not math.isfinite(norm) for norm in norms))
         if "ratio_max" in kept:
             metrics["ratio_max"] = max(kept["ratio_max"])
         return metrics
@@ -397,7 +408,7 @@ class PPOLearner:
         config = self.config
         weights = self._weights(batch, episodes)
         self.actor_optimizer.zero_grad(set_to_none=True)
-        kl = clipped = entropy_sum = loss_sum = 0.0
+        kl = clipped = loss_sum = 0.0
         ratio_max = 0.0
         for rows, at, n in self._micro(batch, episodes):
             scores = self.policy.score(
@@ -414,9 +425,7 @@ class PPOLearner:
                 dual_clip=config.dual_clip,
             )
             if config.entropy_coef:
-                uncertain = entropy_loss(scores.entropy, cut[2])
-                loss = loss + config.entropy_coef * uncertain
-                entropy_sum -= uncertain.item()
+                loss = loss + config.entropy_coef * entropy_loss(scores.entropy, cut[2])
             loss.backward()
             loss_sum += loss.item()
             kl, clipped = kl + stats["approx_kl"].item(), clipped + stats["clipfrac"].item()
@@ -576,6 +585,12 @@ def make_config(preset: str, **overrides: Any) -> PPOConfig:
     if unknown := sorted(set(overrides) - known):
         raise ValueError(f"PPOConfig has no field {unknown}; use some of {sorted(known)}")
     return replace(PRESETS[preset], **overrides)
+
+
+def _mean(values: list[float]) -> float:
+    """Return the mean of the finite ones."""
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.nan
 
 
 def _append(kept: dict[str, list[float]], stats: dict[str, float]) -> None:
