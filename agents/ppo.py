@@ -394,7 +394,7 @@ class PPOLearner:
         norms = [*kept.get("actor_grad_norm", ()), *kept.get("critic_grad_norm", ())]
         metrics["skipped_steps"] = float(sum(not math.isfinite(norm) for norm in norms))
         if "ratio_max" in kept:
-            metrics["ratio_max"] = max(kept["ratio_max"])
+            metrics["ratio_max"] = self.processes.largest(max(kept["ratio_max"]))
         return metrics
 
     def _most(self, episodes: int) -> int:

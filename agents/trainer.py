@@ -42,7 +42,7 @@ _GROUPS = {
     "losses": (
         "policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "ratio_max",
         "explained_variance", "actor_grad_norm", "critic_grad_norm", "ref_kl", "rollout_gap",
-        "rollout_gap_max",
+        "rollout_gap_max", "skipped_steps",
     ),
 }  # fmt: skip
 
