@@ -194,6 +194,16 @@ def test_a_head_for_states_has_a_hidden_layer_and_the_others_none():
     assert Critic(load(), "head", inner=8).head.inner.out_features == 8
 
 
+def test_a_head_reads_the_state_of_each_token_and_gives_no_gradient_back(rows):
+    critic, policy = make("head")
+    perturb(list(critic.head.parameters()), 0.3)
+    states = policy.score(rows).hidden
+    found = critic(states=states)
+    assert torch.equal(found[2, 3], critic.head(states[2, 3]))
+    found.sum().backward()
+    assert all(parameter.grad is None for parameter in policy.actor_parameters())
+
+
 def test_values_of_half_precision_states_are_in_single_precision():
     head = ValueHead(4)
     assert head(torch.ones(2, 3, 4, dtype=torch.bfloat16)).dtype == torch.float32
