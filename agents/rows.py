@@ -111,9 +111,13 @@ def collate(
         place = slice(length - n, length) if left else slice(0, n)
         ids[i, place], attention[i, place], sampled[i, place] = row.ids, 1, row.sampled
         positions[:, i, place] = row.positions
-    arrays = (ids, attention, positions, sampled)
-    tensors = [torch.from_numpy(array).to(device) for array in arrays]
-    return Batch(*tensors, [frame for row in rows for frame in row.frames])
+    return Batch(
+        torch.from_numpy(ids).to(device),
+        torch.from_numpy(attention).to(device),
+        torch.from_numpy(positions).to(device),
+        torch.from_numpy(sampled).to(device),
+        [frame for row in rows for frame in row.frames],
+    )
 
 
 def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

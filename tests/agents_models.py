@@ -40,7 +40,7 @@ def model_dir() -> Path:
 
 @torch.no_grad()
 def sharpen(model: Any) -> None:
-    """Make predictions peaked, images loud, and no parameter zero or one."""
+    """Draw weights that make predictions peaked and images loud, none of them zero or one."""
     generator = torch.Generator().manual_seed(7)
 
     def noise(tensor: torch.Tensor) -> torch.Tensor:
@@ -48,13 +48,13 @@ def sharpen(model: Any) -> None:
 
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
-            parameter.add_(0.2 * noise(parameter))
+            parameter.copy_(0.2 * noise(parameter))
         elif "norm" in name or "ln_q" in name:
-            parameter.mul_(1 + 0.2 * noise(parameter))
-    visual = model.model.visual
-    visual.patch_embed.proj.weight.copy_(0.05 * noise(visual.patch_embed.proj.weight))
-    for linear in (visual.merger.mlp[0], visual.merger.mlp[2]):
-        linear.weight.copy_(noise(linear.weight) * 1.5 * linear.in_features**-0.5)
+            parameter.copy_(1 + 0.2 * noise(parameter))
+        else:
+            fan_in = parameter[0].numel()
+            scale = 0.3 if "embed_tokens" in name else 1.5 * fan_in**-0.5
+            parameter.copy_(scale * noise(parameter))
     model.model.language_model.norm.weight.mul_(1.5)
     # An image placeholder is likely everywhere, so that sampling or counting one is noticed; and so
     # is the end of a reply, so that replies differ in length.

@@ -62,7 +62,7 @@ def moved(found, policy=None, rows=None):
 def test_predictions_are_peaked(rows):
     # Otherwise wrong positions and images would go unnoticed.
     sharp = [model_logits(shared(), row).softmax(-1).max(-1).values for row in rows]
-    assert torch.cat(sharp).median() > 0.4
+    assert torch.cat(sharp).median() > 0.3
 
 
 def test_log_probs_are_those_of_the_model(rows):
