@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,12 +24,15 @@ class Stopped(Exception):
 class Interrupts:
     """Takes SIGINT and SIGTERM while it is entered; does nothing outside the main thread.
 
+    Args:
+        quiet: Say nothing; another process does.
+
     Attributes:
         signum: The signal that arrived, 0 if none did.
     """
 
-    def __init__(self) -> None:
-        self.signum = 0
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.signum, self.quiet = 0, quiet
         self._since = 0.0
         self._may_give_up = False
         self._before: dict[int, Any] = {}
@@ -67,11 +69,12 @@ class Interrupts:
                 os._exit(128 + signum)
             return
         self.signum, self._since = signum, time.monotonic()
-        # Not through logging or print: the signal may have come while either held its lock.
-        os.write(
-            sys.__stderr__.fileno() if sys.__stderr__ else 2,
-            f"\n{signal.Signals(signum).name}: saving a checkpoint, then stopping; "
-            "once more to stop at once\n".encode(),
-        )
+        if not self.quiet:
+            # Not through logging or print: the signal may have come while either held its lock.
+            os.write(
+                2,
+                f"\n{signal.Signals(signum).name}: saving a checkpoint, then stopping; "
+                "once more to stop at once\n".encode(),
+            )
         if self._may_give_up:
             raise Stopped

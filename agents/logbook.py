@@ -17,6 +17,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,26 @@ class Logbook:
     def close(self) -> None:
         """Write what is left."""
         self._board.close()
+
+
+def run_directory(out: str, resumed: Path | None) -> Path:
+    """Return where a run writes: ``out``, beside the checkpoint it goes on from, or under runs/.
+
+    Raises:
+        ValueError: If another run has written there.
+    """
+    if out:
+        path = Path(out)
+    elif resumed is not None:
+        path = resumed.parent
+    else:
+        path = Path("runs", datetime.now().strftime("train-%Y%m%d-%H%M%S"))
+    if resumed is None and (path / "metrics.jsonl").exists():
+        raise ValueError(
+            f"out={str(path)!r} holds a run already; pass resume={str(path)!r} to go on with it, "
+            "or another out="
+        )
+    return path
 
 
 def cut(path: Path, step: int) -> None:

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         chatter.disable_progress_bar()
         trainer = Trainer(config)
-    except (ValueError, CheckpointError) as error:
+    except (ValueError, OSError, CheckpointError) as error:  # OSError: a model that is not there
         return _fail(error, 2)
     main_process = trainer.processes.main
     try:

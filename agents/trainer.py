@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ from agents.config import TrainConfig
 from agents.curriculum import RetrievalBonus
 from agents.evaluation import Evaluation, Tally, evaluation_tasks, play
 from agents.interrupts import Interrupts, Stopped
-from agents.logbook import Logbook, Progress
+from agents.logbook import Logbook, Progress, run_directory
+from agents.metrics import of_learning, of_rollout
 from agents.parallel import Processes
 from agents.policy import MLLMPolicy
 from agents.ppo import PPOLearner
@@ -32,19 +32,6 @@ from agents.rollout import Episode, RolloutCollector, TaskOrder
 from gym_longvideo.env import LongVideoQAEnv
 
 logger = logging.getLogger(__name__)
-
-_TRAINING = (
-    "accuracy", "lenient_accuracy", "retrieval_rate", "malformed_rate", "truncated_rate", "turns",
-    "frames", "iou_gain", "reply_tokens",
-)  # fmt: skip
-_GROUPS = {
-    "charts": ("bonus", "bonus_share", "response_tokens"),
-    "losses": (
-        "policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "ratio_max",
-        "explained_variance", "actor_grad_norm", "critic_grad_norm", "ref_kl", "rollout_gap",
-        "rollout_gap_max", "skipped_steps",
-    ),
-}  # fmt: skip
 
 
 class Trainer:
@@ -78,7 +65,7 @@ class Trainer:
         self.processes = processes or Processes(config.device)
         self.share = config.share(self.processes.size)
         resumed = find(config.resume) if config.resume else None
-        self.out = _run_directory(config, resumed)
+        self.out = run_directory(config.out, resumed)
         torch.manual_seed(config.seed)  # adapters and heads start alike in all processes
         self.policy = policy or config.load_policy(self.processes.device)
         bonus = RetrievalBonus(config.bonus_stages, config.bonus_patience) if config.bonus else None
@@ -99,7 +86,7 @@ class Trainer:
         self.pending: list[int] = []
         self.evaluation: Evaluation | None = None
         self.step = 0
-        self.interrupts = Interrupts()
+        self.interrupts = Interrupts(quiet=not self.processes.main)
         self.checkpoints = Checkpoints(self.out, config.keep)
         self._saved = -1
         if resumed is not None:
@@ -160,14 +147,9 @@ class Trainer:
             self.load_worker_state(before)
             return False
         rollout_s = time.perf_counter() - began
-        metrics |= self._describe(episodes, rollout_s)
+        metrics |= of_rollout(self.collector, episodes, rollout_s, self.processes)
         self.progress.phase("learning")
-        learned = self.learner.update(episodes)
-        metrics["time/score"] = learned.pop("score_s", 0.0)
-        metrics["time/update"] = learned.pop("optimise_s", 0.0)
-        metrics["infra_errors"] = learned.pop("infra_errors")
-        for group, names in _GROUPS.items():
-            metrics |= {f"{group}/{name}": learned[name] for name in names if name in learned}
+        metrics |= of_learning(self.learner.update(episodes))
         self._log(metrics)
         self.step += 1
         self.progress.step(
@@ -325,23 +307,6 @@ class Trainer:
     def _draw(self) -> list[int]:
         return [self.order.next() for _ in range(self.share)]
 
-    def _describe(self, episodes: list[Episode], rollout_s: float) -> dict[str, float]:
-        """Return the metrics of collected episodes, before any bonus is added."""
-        tally = Tally()
-        tally.add(episodes)
-        means = tally.result(self.processes)
-        stats = self.collector.stats
-        decoded, prefilled = self.processes.total(stats["decoded"], stats["prefilled"])
-        return {
-            "charts/return": means.mean_return,
-            **{f"charts/{name}": getattr(means, name) for name in _TRAINING},
-            "charts/skipped_videos": self.processes.total(len(self.collector.skipped))[0],
-            "perf/tokens_per_second": decoded / rollout_s,
-            "perf/prefill_tokens_per_second": prefilled / rollout_s,
-            "perf/episodes_per_second": means.episodes / rollout_s,
-            "time/rollout": rollout_s,
-        }
-
     def _log(self, metrics: dict[str, float]) -> None:
         if self.logbook is not None and metrics:
             self.logbook.write(self.step, metrics)
@@ -366,26 +331,6 @@ class Trainer:
 
         count(0)
         return count
-
-
-def _run_directory(config: TrainConfig, resumed: Path | None) -> Path:
-    """Return where the run writes.
-
-    Raises:
-        ValueError: If another run has written there.
-    """
-    if config.out:
-        out = Path(config.out)
-    elif resumed is not None:
-        out = resumed.parent
-    else:
-        out = Path("runs", datetime.now().strftime("train-%Y%m%d-%H%M%S"))
-    if resumed is None and (out / "metrics.jsonl").exists():
-        raise ValueError(
-            f"out={str(out)!r} holds a run already; pass resume={str(out)!r} to go on with it, or "
-            "another out="
-        )
-    return out
 
 
 def _base(collector: RolloutCollector) -> LongVideoQAEnv:

@@ -26,6 +26,7 @@ def learned(kind: str, faults: tuple[int, ...], part: slice) -> dict:
 
     Plain gradient descent, because AdamW turns the rounding of a gradient near zero into a step.
     """
+    torch.manual_seed(0)  # adapters and heads are drawn from the global generator
     policy = adapted() if kind == "adapter" else load()
     config = PPOConfig(
         critic=kind,  # type: ignore[arg-type]
@@ -36,7 +37,6 @@ def learned(kind: str, faults: tuple[int, ...], part: slice) -> dict:
         aggregation="sequence-mean" if kind == "head" else "token-mean",
         grad_clip=0.5,
     )
-    torch.manual_seed(0)
     learner = PPOLearner(policy, config)
     grads = []
     for name in ("actor", "critic"):
