@@ -9,9 +9,10 @@ seen, it retrieves a random interval. When and where to look is left to reinforc
 
 Four lessons, from the part to the whole. Drills without pictures: find a word among shuffled
 options, name its letter. Captions: say what single frames show, in words that their features are
-drawn to. Searches: of numbered frames say where each scene is and what its card shows. At last
-episodes, in which the script retrieves half of the time so that later turns are seen too; the
-choice between answer and retrieval is weighted so that the model learns the habit, not the script.
+drawn to. Searches: of numbered frames say where the scene in question is and what its card shows.
+At last episodes, in which the script retrieves half of the time so that later turns are seen too;
+the choice between answer and retrieval is weighted so that the model learns the habit, not the
+script.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ from agents.chat import Block, ChatCodec, ImageGrid
 from agents.policy import MLLMPolicy
 from agents.rows import Row, make_row, micro_batches
 from gym_longvideo.env import LongVideoQAEnv
-from gym_longvideo.haystack import HaystackSuite, wording
+from gym_longvideo.haystack import HaystackSuite
 from gym_longvideo.haystack.looks import LOOKS
 from gym_longvideo.protocol import Turn
 from gym_longvideo.suite import lettered
+from gym_longvideo.task import Task
 from gym_longvideo.wrappers import TextProtocol
 
 FORMAT, PLACE, EVIDENCE, LETTER, ACTION, INTERVAL = range(6)
@@ -65,9 +67,10 @@ class PretrainConfig:
 
     Attributes:
         out: Directory of the weights.
+        start: Weights to go on from; None for fresh ones.
         seed: Of weights and data.
         lessons: Steps of the drills, the captions, the searches and the episodes.
-        batch: Rows a step.
+        batch: Rows a step; drills have twice as many.
         lr: Highest learning rate.
         retrieve_rate: How often the habit is to retrieve.
         threads: Of the trainer; one more process makes the data.
@@ -75,6 +78,7 @@ class PretrainConfig:
     """
 
     out: Path = tiny.WEIGHTS
+    start: Path | None = None
     seed: int = 0
     lessons: tuple[int, int, int, int] = (120, 150, 300, 600)
     batch: int = 48
@@ -135,12 +139,6 @@ class Teacher:
                 )
             )
             self.envs += [made] * weight
-        # Videos with a card in every scene, for the lesson that asks about all of them.
-        self.full = HaystackSuite(
-            "train",
-            size=1_000_000,
-            **{**tiny.SUITE_OPTIONS, "distractors": 4, "needle_s": 30.0, "seed": 2_000_003 + seed},
-        )
         first = self.envs[0].unwrapped
         assert isinstance(first, LongVideoQAEnv)
         self.suite = first.suite
@@ -188,37 +186,34 @@ class Teacher:
         return self._lesson(users, replies, end=False)._replace(words=tuple(words))
 
     def search(self, rng: np.random.Generator) -> Lesson:
-        """Return numbered frames of a video, and for every scene where it is and what it shows."""
-        task = self.full[int(rng.integers(len(self.full)))]
-        world = self.full.world(task)
-        kind = "shape" if rng.random() < 0.5 else "colour"
-        count = int(rng.integers(5, 13))
+        """Return numbered frames, where the scene in question is, and what its card shows."""
+        base = self.envs[int(rng.integers(len(self.envs)))].unwrapped
+        assert isinstance(base, LongVideoQAEnv) and isinstance(base.suite, HaystackSuite)
+        task = base.suite[int(rng.integers(len(base.suite)))]
+        world = base.suite.world(task)
+        (start_s, end_s), *_ = task.segments_s
+        count = int(rng.integers(3, 9))
         times = rng.random(count) * world.duration_s
-        for place in range(0, count, 3):
-            event = world.events[int(rng.integers(len(world.events)))]
-            times[place] = event.start_s + rng.random() * (event.end_s - event.start_s)
+        if rng.random() < 0.6:
+            times[0] = start_s + rng.random() * (end_s - start_s)
         times = np.sort(times)
         indices = np.sort(rng.choice(128 if rng.random() < 0.3 else 64, count, replace=False))
         images = np.zeros((count, tiny.FRAME_SIZE, tiny.FRAME_SIZE, 3), np.uint8)
-        self.full.open_video(task).draw(times, images)
+        base.suite.open_video(task).draw(times, images)
         content: list[dict[str, Any]] = []
         for index, image in zip(indices, images, strict=True):
             content.append({"type": "text", "text": f"frame_idx:{index}"})
             content.append({"type": "image", "image": image})
-        content.append({"type": "text", "text": f"\nQuestion: {wording.ASK[kind]}"})
-        at = np.array([world.scene_at(float(time_s)) for time_s in times])
-        pieces: list[Piece] = []
-        for scene in rng.permutation(len(world.looks)):
-            start_s, end_s = world.span_s(int(scene))
-            cards = [e for e in world.events if start_s <= e.start_s < end_s]
-            seen = [e for e in cards if ((times >= e.start_s) & (times < e.end_s)).any()]
-            here = indices[at == scene].tolist()
-            evidence = tiny.NOT_SEEN
-            if seen:
-                evidence = seen[0].glyph.name if kind == "shape" else seen[0].glyph.colour
-            look = LOOKS[world.looks[int(scene)]].name
-            pieces += [Piece(f" {look}", FORMAT, 0.0), *self._found(here, evidence)]
-        return self._lesson([self.codec.user(content)], [pieces], end=False)
+        ask = f"Question: {task.question}\nOptions:\n" + "\n".join(lettered(task.options))
+        content.append({"type": "text", "text": ask})
+        scene = world.scene_at(start_s)
+        here = [
+            int(index)
+            for index, time_s in zip(indices, times, strict=True)
+            if world.scene_at(float(time_s)) == scene
+        ]
+        seen = bool(((times >= start_s) & (times < end_s)).any())
+        return self._lesson([self.codec.user(content)], [self._thought(task, here, seen)])
 
     def episode(self, rng: np.random.Generator) -> Lesson:
         """Return an episode played by the script."""
@@ -251,16 +246,7 @@ class Teacher:
         ]
         shown = [*episode.overview_shown_s, *(t for log in episode.turns for t in log.shown_s)]
         seen = any(start_s <= time_s < end_s for time_s in shown)
-        evidence = task.options[task.answer_index] if seen else tiny.NOT_SEEN
-        letter = LETTERS[task.answer_index] if seen else ""
-        look = LOOKS[world.looks[scene]].name
-        pieces = [
-            Piece("<think>", FORMAT),
-            Piece(f" {look}", FORMAT),
-            *self._found(here, evidence),
-            *([Piece(f" {letter}", LETTER)] if letter else []),
-            Piece("</think>", FORMAT),
-        ]
+        pieces = self._thought(task, here, seen)
         if not turn.may_retrieve:
             return pieces + self._answer(self._choice(task, seen, rng), seen)
         if rng.random() < 0.5:
@@ -287,12 +273,20 @@ class Teacher:
             low, high = rng.integers(0, turn.last_index + 1, 2).tolist()
         return min(low, high), max(low, high)
 
-    def _found(self, here: list[int], evidence: str) -> list[Piece]:
-        """Say which frames show a scene, the first and the last of them, and what is on its card."""
+    def _thought(self, task: Task, here: list[int], seen: bool) -> list[Piece]:
+        """Say which frames show the scene (first and last), and what is on its card, if seen."""
+        assert task.answer_index is not None
         place = [Piece("none", PLACE)]
         if here:
             place = [Piece(str(here[0]), PLACE), Piece(", ", FORMAT), Piece(str(here[-1]), PLACE)]
-        return [Piece(": ", FORMAT), *place, Piece(": ", FORMAT), Piece(evidence, EVIDENCE)]
+        evidence = [Piece(tiny.NOT_SEEN, EVIDENCE)]
+        if seen:
+            evidence = [
+                Piece(task.options[task.answer_index], EVIDENCE),
+                Piece(f" {LETTERS[task.answer_index]}", LETTER),
+            ]
+        think, close = Piece("<think>", FORMAT), Piece("</think>", FORMAT)
+        return [think, *place, Piece(": ", FORMAT), *evidence, close]
 
     def _answer(self, choice: int, seen: bool = True, weight: float = 1.0) -> list[Piece]:
         return [
@@ -352,14 +346,17 @@ def _codec(tokenizer: Any) -> ChatCodec:
 def _teach(kind: str, count: int, seed: tuple[int, ...]) -> list[Lesson]:
     assert _teacher is not None
     rng = np.random.default_rng(seed)
-    return [getattr(_teacher, kind)(rng) for _ in range(count)]
+    # A few drills go on all the time, or they are forgotten.
+    drills = 0 if kind == "drill" else count // 4
+    made = [getattr(_teacher, kind)(rng) for _ in range(count - drills)]
+    return made + [_teacher.drill(rng) for _ in range(drills)]
 
 
 def lessons(config: PretrainConfig) -> Iterator[list[Lesson]]:
     """Yield the batches of both lessons, made by a process of their own."""
     counts = dict(zip(("drill", "caption", "search", "episode"), config.lessons, strict=True))
     plan = [
-        (kind, config.batch, (config.seed, place, step))
+        (kind, config.batch * (2 if kind == "drill" else 1), (config.seed, place, step))
         for place, (kind, steps) in enumerate(counts.items())
         for step in range(steps)
     ]
@@ -390,8 +387,8 @@ def loss_of(
         flat = scores.log_probs[scores.mask]
         weights = torch.from_numpy(np.concatenate([lesson.weights for lesson in chosen]))
         part = -(flat * weights).sum() / total
-        if chosen[0].words:
-            part = part + align(policy, chosen) * len(chosen) / len(batch)
+        if captions := [lesson for lesson in chosen if lesson.words]:
+            part = part + align(policy, captions) * len(captions) / len(batch)
         if backward:
             part.backward()
         loss += part.item()
@@ -423,6 +420,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     started = time.monotonic()
     tokenizer = tiny.build_tokenizer()
     model = tiny.build_model(tiny.build_config(tokenizer), seed=config.seed)
+    if config.start is not None:
+        model.load_state_dict(type(model).from_pretrained(config.start).state_dict())
     model.set_attn_implementation({"text_config": "sdpa", "vision_config": "eager"})
     policy = MLLMPolicy(model, _codec(tokenizer), mean=_MEAN, std=_STD, train_vision=True)
     optimizer = torch.optim.AdamW(policy.actor_parameters(), weight_decay=0.01, betas=(0.9, 0.98))
@@ -441,7 +440,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
             bar.set_postfix_str(f"loss {loss:.3f} {_percent(counts)}")
     tiny.save(model, tokenizer, config.out)
     scores = {
-        "config": {**asdict(config), "out": str(config.out)},
+        "config": {**asdict(config), "out": str(config.out), "start": str(config.start or "")},
         "skills": {name: float(a / max(b, 1)) for name, (a, b) in zip(SKILLS, counts, strict=True)},
         "minutes": round((time.monotonic() - started) / 60, 1),
     }

@@ -25,14 +25,16 @@ from gym_longvideo.haystack.looks import LOOKS
 WEIGHTS = Path(__file__).parent / "weights" / "tiny"
 FRAME_SIZE = 28  # one token a frame: two patches of 14 pixels along each side, merged
 
-# The videos the demo searches: four scenes or more, one of which is asked about; a card is held up
-# in it for about two of 64 pool frames, and an overview of eight sees a quarter of the cards.
+# The videos the demo searches: five scenes, of which the one framed in white is asked about; a card
+# is held up in it for about two of 64 pool frames, and an overview of eight sees a quarter of the
+# cards.
 SUITE_OPTIONS: dict[str, Any] = {
     "families": "needle",
     "glyphs": ["colour", "shape"],
     "glyph_scale": 0.6,
     "looks": 12,
     "scenes": 5,
+    "target_looks": 1,
     "distractors": 0,
     "blocks": 0,
     "needle_s": 18.75,  # of 600 s
@@ -82,6 +84,7 @@ PHRASES = (
     "<answer>X</answer>, where X is a letter from A to ",
     NOT_SEEN,
     "none",
+    wording.NEEDLE[0].partition(" {ask}")[0].format(look=LOOKS[0].name),
     *wording.ASK.values(),
 )
 CHAT_TEMPLATE = (
@@ -232,34 +235,49 @@ def initialise(model: Any) -> None:
     Large models find induction by themselves; at a width of 128, with the usual spread of 0.02,
     matching a word among shuffled options sits on a plateau for thousands of steps. Three things
     end it within a hundred: linear layers scaled by their fan-in, with token embeddings of a
-    spread of 0.3; queries and keys that start out equal, so that tokens attend to their likes (as
-    in mimetic initialisation, arXiv 2305.09828); and, in the first layer, one head that attends to
-    the token before and one to the token before that, by biases that M-RoPE turns into distances.
+    spread of 0.3; heads that start out attending to the likes of a token and copying what they
+    find (as in mimetic initialisation, arXiv 2305.09828); and, in the first layer, one head that
+    fetches what the token before says and one for the token before that, by biases that M-RoPE
+    turns into distances.
     """
     nn.init.normal_(model.get_input_embeddings().weight, std=0.3)
     for tower in (model.model.visual, model.model.language_model.layers):
         for linear in (module for module in tower.modules() if isinstance(module, nn.Linear)):
             nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-    for layer in model.model.language_model.layers:
-        layer.self_attn.o_proj.weight.mul_(0.5)
+    layers = model.model.language_model.layers
+    first = layers[0].self_attn
+    # What tokens hand on to their followers, and what later layers match on, is the same part.
+    shared = torch.empty(first.head_dim, first.k_proj.in_features)
+    nn.init.orthogonal_(shared)
+    for layer in layers:
         layer.mlp.down_proj.weight.mul_(0.5)
-        _attend_to_likes(layer.self_attn)
-    first = model.model.language_model.layers[0].self_attn
+        _attend_to_likes(layer.self_attn, shared)
     for head, offset in enumerate(range(1, min(2, first.num_key_value_groups) + 1)):
-        _attend_back(model, first, head, offset)
+        _attend_back(model, first, head, offset, shared)
 
 
-def _attend_to_likes(attention: Any, scale: float = 1.5) -> None:
+def _attend_to_likes(
+    attention: Any, shared: torch.Tensor, scale: float = 1.5, gain: float = 0.3
+) -> None:
     width, groups = attention.head_dim, attention.num_key_value_groups
     keys = attention.k_proj.weight.view(-1, width, attention.k_proj.in_features)
     queries = attention.q_proj.weight.view(len(keys), groups, width, -1)
+    values = attention.v_proj.weight.view_as(keys)
+    outputs = attention.o_proj.weight.view(-1, len(keys), groups, width)
     for head, key in enumerate(keys):
-        nn.init.orthogonal_(key, gain=scale)
+        basis = shared.clone()
+        if head:
+            nn.init.orthogonal_(basis)
+        key.copy_(scale * basis)
         queries[head] = key
+        values[head] = basis
+        outputs[:, head] = gain * basis.T[:, None]
 
 
-def _attend_back(model: Any, attention: Any, head: int, offset: int) -> None:
-    """Make a head of the first key group attend ``offset`` tokens back."""
+def _attend_back(
+    model: Any, attention: Any, head: int, offset: int, shared: torch.Tensor, gain: float = 0.6
+) -> None:
+    """Make a head of the first key group fetch what stands ``offset`` tokens back."""
     width = attention.head_dim
     key = torch.full((width,), 1.5)
     # What rotates the query by -offset: the score then peaks at that distance.
@@ -270,6 +288,7 @@ def _attend_back(model: Any, attention: Any, head: int, offset: int) -> None:
     place = slice(head * width, (head + 1) * width)
     attention.q_proj.bias[place] = rotated
     attention.q_proj.weight[place] *= 0.1
+    attention.o_proj.weight[:, place] = gain * shared.T
     if head == 0:
         attention.k_proj.bias[:width] = key
         attention.k_proj.weight[:width] *= 0.1
