@@ -1,1 +1,43 @@
-"""Policies and training for LongVideoQA (to come: see README)."""
+"""Policies for LongVideoQA, and their training. Importing this package imports none of its modules.
+
+In reading order; the first part tells the method, the rest is what it stands on.
+
+The path of a training run:
+
+    train.py          the command line: ``python -m agents.train``
+    config.py         TrainConfig: everything that a run depends on
+    trainer.py        Trainer: collect, learn, log; evaluate and save now and then
+    rollout.py        Turn, Episode, RolloutCollector: dialogues with many environments at once
+    ppo.py            PPOConfig, PPOLearner: a batch of episodes in, better weights out
+    advantages.py     rewards on tokens, turn-aware GAE, whitening: pure
+    losses.py         clipped policy and value losses, entropy, KL estimates: pure
+    curriculum.py     RetrievalBonus and BootstrapCurriculum: a passing bonus for retrieving
+
+The model:
+
+    chat.py           ChatCodec: dialogues as token ids, exactly
+    rows.py           dialogues laid out for a forward pass, with M-RoPE positions
+    vision.py         FrameEncoder: images to features, each frame once
+    policy.py         MLLMPolicy: a model of the Qwen2.5-VL kind that scores and is trained
+    decoding.py       DecodeSession: batched replies over several turns, one KV cache
+    critic.py         Critic and its ValueHead: what a token can still earn
+    tiny.py           the tiny MLLM: architecture, tokenizer, fresh weights
+    pretrain_tiny.py  how the weights of the tiny MLLM were made
+
+What a run leaves behind:
+
+    evaluation.py     Evaluation: what episodes say about a policy
+    intervals.py      Wilson's and Newcombe's intervals of proportions
+    metrics.py        the names under which numbers are logged
+    logbook.py        TensorBoard, JSON Lines, transcripts, contact sheets, progress
+    checkpoint.py     all that a run needs to go on as if nothing had happened
+    interrupts.py     Ctrl-C and SIGTERM as a wish to stop at the next good moment
+    parallel.py       Processes: the few sums that data-parallel training needs
+
+Beside it:
+
+    scripted.py       random, uniform, bisecting and oracle agents: baselines and upper bounds
+    sb3.py            a feature extractor for Stable-Baselines3; a trained model as an agent
+    speed.py          how fast, against named rivals
+    scale.py          how fast and how large at the sizes of real models, on a GPU
+"""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agents.intervals import wilson
 from agents.parallel import Processes
 from agents.policy import Sampling, greedy
 from agents.rollout import Episode, RolloutCollector
@@ -167,21 +168,6 @@ def evaluation_tasks(
     rank, step = (processes.rank, processes.size) if processes else (0, 1)
     order = np.random.default_rng(0).permutation(size).tolist()
     return order[:episodes][rank::step], order[episodes:][rank::step]
-
-
-def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the Wilson score interval of a proportion.
-
-    >>> low, high = wilson(8, 10)
-    >>> round(low, 3), round(high, 3)
-    (0.49, 0.943)
-    """
-    if total == 0:
-        return 0.0, 1.0
-    share, spread = right / total, z * z / total
-    centre = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _mean(total: float, count: float) -> float:

@@ -88,10 +88,6 @@ class Episode:
         """What the episode earned, bonus included once the learner has added it."""
         return sum(turn.reward for turn in self.turns)
 
-    def context(self, history: int | None) -> list[Block]:
-        """Return what the policy sees now, its latest turn included."""
-        return [self.system, *window([_said(turn) for turn in self.turns], history)]
-
     def rows(self, codec: ChatCodec, history: int | None) -> Iterator[list[Block]]:
         """Yield sequences that hold every reply exactly once, in the context it was sampled in.
 
@@ -210,7 +206,7 @@ class RolloutCollector:
             replacement: Gives another task where a video cannot be opened; without it, or after a
                 hundred in a row, the error is raised. What was skipped is in ``skipped``.
             upcoming: Tasks of the next call, opened as soon as environments are idle.
-            progress: Called with the number of episodes done.
+            progress: Given the number newly done, each time some are.
 
         Returns:
             Episodes in the order of ``tasks``.

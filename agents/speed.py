@@ -15,6 +15,7 @@ the medians are compared.
 
 from __future__ import annotations
 
+import importlib
 import json
 import statistics
 import time
@@ -223,13 +224,14 @@ class TRLStep:
         import tempfile
 
         from datasets import Dataset
-        from trl import GRPOConfig, GRPOTrainer
+
+        trl: Any = importlib.import_module("trl")  # it names no exports that a type checker sees
 
         policy = script.policy
-        self.trainer: Any = GRPOTrainer(
+        self.trainer: Any = trl.GRPOTrainer(
             model=model,
             reward_funcs=lambda completions, **_: [0.0] * len(completions),
-            args=GRPOConfig(
+            args=trl.GRPOConfig(
                 output_dir=tempfile.mkdtemp(),
                 per_device_train_batch_size=2,
                 num_generations=2,

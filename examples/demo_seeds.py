@@ -11,21 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shutil
 import statistics
 from dataclasses import asdict
 from pathlib import Path
 
-from examples.demo import Line, closed, run, train_config
-
-
-def difference(a: Line, b: Line) -> tuple[float, float, float]:
-    """Return a - b and its 95 % interval (Newcombe's, from the two Wilson intervals)."""
-    gap = a.accuracy - b.accuracy
-    down = math.hypot(a.accuracy - a.ci95[0], b.ci95[1] - b.accuracy)
-    up = math.hypot(a.ci95[1] - a.accuracy, b.accuracy - b.ci95[0])
-    return gap, gap - down, gap + up
+from agents.intervals import newcombe
+from examples.demo import closed, run, train_config
 
 
 def main() -> None:
@@ -44,7 +36,7 @@ def main() -> None:
         config = train_config(directory, seconds=args.seconds, episodes=args.episodes, seed=seed)
         lines, trainer = run(config)
         trained, base = lines["trained"], lines["base"]
-        gap, low, high = difference(trained, base)
+        gap, low, high = newcombe(trained.accuracy, trained.ci95, base.accuracy, base.ci95)
         results[seed] = {name: asdict(line) for name, line in lines.items()}
         results[seed] |= {"updates": trainer.step, "closed": closed(lines), "low": low}
         rows.append(

@@ -7,7 +7,6 @@ sees.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from agents.intervals import wilson
 from agents.scripted import Agent
 from gym_longvideo.env import LongVideoQAEnv
 
@@ -73,21 +73,6 @@ def evaluate(env: gym.Env, policy: Policy, episodes: int) -> Score:
         frames += info["frames_shown"]
     count = max(done, 1)
     return Score(right / count, wilson(right, done), turns / count, frames / count, done, faults)
-
-
-def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the Wilson score interval of a proportion.
-
-    >>> low, high = wilson(8, 10)
-    >>> round(low, 3), round(high, 3)
-    (0.49, 0.943)
-    """
-    if total == 0:
-        return 0.0, 1.0
-    share, spread = right / total, z * z / total
-    centre = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def table(scores: Mapping[str, Score]) -> str:

@@ -11,27 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from pathlib import Path
 
 import gymnasium as gym
 import torch
 
+from agents.intervals import newcombe
 from agents.sb3 import sb3_policy
 from agents.scripted import UniformSingleTurn
-from examples.evaluate import Score, evaluate
+from examples.evaluate import evaluate
 from examples.needle import ENV_OPTIONS, SUITE_OPTIONS
 from examples.train_sb3 import train
 
 GOAL = 0.30
-
-
-def difference(a: Score, b: Score) -> tuple[float, float, float]:
-    """Return a - b and its 95 % interval (Newcombe's, from the two Wilson intervals)."""
-    gap = a.success - b.success
-    down = math.hypot(a.success - a.ci95[0], b.ci95[1] - b.success)
-    up = math.hypot(a.ci95[1] - a.success, b.success - b.ci95[0])
-    return gap, gap - down, gap + up
 
 
 def main() -> None:
@@ -50,7 +42,7 @@ def main() -> None:
     for seed in range(args.seeds):
         model = train({**options, "split": "train"}, seconds=1e9, steps=args.steps, seed=seed)
         score = evaluate(env, sb3_policy(model), args.episodes)
-        gap, low, high = difference(score, rival)
+        gap, low, high = newcombe(score.success, score.ci95, rival.success, rival.ci95)
         rows.append({"seed": seed, **score.to_dict(), "gap": gap, "gap_ci95": [low, high]})
         print(
             f"seed {seed}: {score.success:.3f} ({score.ci95[0]:.3f} to {score.ci95[1]:.3f}), "

@@ -15,7 +15,8 @@ from agents_training import Loose, differing, metrics_of, small, state_of, train
 
 from agents.config import TrainConfig, make_train_config
 from agents.critic import CriticKind
-from agents.evaluation import Tally, evaluation_tasks, wilson
+from agents.evaluation import Tally, evaluation_tasks
+from agents.intervals import wilson
 from agents.logbook import Progress, cut
 from agents.parallel import Processes
 from agents.ppo import PPOConfig, PPOLearner
