@@ -35,7 +35,9 @@ from tqdm import tqdm
 import gym_longvideo  # noqa: F401 - registers the ids
 from agents import tiny
 from agents.chat import Block, ChatCodec, ImageGrid
-from agents.policy import MLLMPolicy
+from agents.evaluation import play
+from agents.policy import MLLMPolicy, Sampling
+from agents.rollout import RolloutCollector
 from agents.rows import Row, make_row, micro_batches
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.haystack import HaystackSuite
@@ -70,7 +72,8 @@ class PretrainConfig:
         start: Weights to go on from; None for fresh ones.
         seed: Of weights and data.
         lessons: Steps of the drills, the captions, the searches and the episodes.
-        batch: Rows a step; drills have twice as many.
+        batch: Rows a step.
+        drill_rows: Times as many in drills.
         lr: Highest learning rate.
         retrieve_rate: How often the habit is to retrieve.
         threads: Of the trainer; one more process makes the data.
@@ -82,6 +85,7 @@ class PretrainConfig:
     seed: int = 0
     lessons: tuple[int, int, int, int] = (120, 150, 300, 600)
     batch: int = 48
+    drill_rows: int = 2
     lr: float = 2e-3
     retrieve_rate: float = 0.04
     threads: int = 1
@@ -356,7 +360,11 @@ def lessons(config: PretrainConfig) -> Iterator[list[Lesson]]:
     """Yield the batches of both lessons, made by a process of their own."""
     counts = dict(zip(("drill", "caption", "search", "episode"), config.lessons, strict=True))
     plan = [
-        (kind, config.batch * (2 if kind == "drill" else 1), (config.seed, place, step))
+        (
+            kind,
+            config.batch * (config.drill_rows if kind == "drill" else 1),
+            (config.seed, place, step),
+        )
         for place, (kind, steps) in enumerate(counts.items())
         for step in range(steps)
     ]
@@ -439,13 +447,36 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         if step % 20 == 19:
             bar.set_postfix_str(f"loss {loss:.3f} {_percent(counts)}")
     tiny.save(model, tokenizer, config.out)
-    scores = {
+    scores: dict[str, Any] = {
         "config": {**asdict(config), "out": str(config.out), "start": str(config.start or "")},
         "skills": {name: float(a / max(b, 1)) for name, (a, b) in zip(SKILLS, counts, strict=True)},
         "minutes": round((time.monotonic() - started) / 60, 1),
     }
+    if config.evaluation:
+        scores["held_out"] = examine(config.out, config.evaluation)
     (config.out / "pretraining.json").write_text(json.dumps(scores, indent=2) + "\n")
     return scores
+
+
+def examine(directory: Path, episodes: int) -> dict[str, float]:
+    """Return what saved weights reach, greedily, on held-out videos of the demo's kind."""
+    policy = MLLMPolicy.from_pretrained(directory)
+    envs = [
+        TextProtocol(
+            gym.make(
+                "LongVideoQA-v0",
+                disable_env_checker=True,
+                split="val",
+                suite_options={**tiny.SUITE_OPTIONS, "size": episodes},
+                **tiny.ENV_OPTIONS,
+            )
+        )
+        for _ in range(min(64, episodes))
+    ]
+    collector = RolloutCollector(envs, policy)
+    result = play(collector, range(episodes), Sampling(max_new_tokens=48)).result()
+    collector.close()
+    return asdict(result)
 
 
 def schedule(step: int, config: PretrainConfig) -> float:
