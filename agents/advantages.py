@@ -19,6 +19,7 @@ section 3.3; two-stage GAE, VAGEN, arXiv 2510.16907 (which anchors a turn's valu
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -164,7 +165,9 @@ def turn_aware_gae(
 
 
 @torch.no_grad()
-def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
+def whiten(
+    advantages: Tensor, mask: Tensor, *, total: Callable[..., Sequence[float]] | None = None
+) -> Tensor:
     """Shift and scale to mean 0 and (unbiased) variance 1 over the response tokens.
 
     Do this once over the whole rollout batch: over a micro-batch it would change the objective.
@@ -172,6 +175,8 @@ def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
     Args:
         advantages: (B, N).
         mask: (B, N) bool, True on response tokens.
+        total: Given some numbers, returns the sum of each over all processes, so that a batch that
+            they share is whitened as one; see ``Processes.total``.
 
     Returns:
         (B, N) in at least single precision, exactly 0 where ``mask`` is False. A single token or
@@ -182,16 +187,23 @@ def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
     """
     _check_shapes(mask, advantages=advantages)
     dtype = torch.promote_types(advantages.dtype, torch.float32)
+    total = total or _alone
+    picked = advantages[mask].double()
+    count, sum_of_all = total(len(picked), float(picked.sum()))
+    # From a mean in single precision, so that equal values are exactly 0 and not rounding over
+    # rounding; what is left of the mean is small.
+    shift = sum_of_all / max(count, 1.0)
+    picked = picked - torch.tensor(shift, dtype=torch.float32, device=picked.device)
+    rest, squares = total(float(picked.sum()), float(picked.square().sum()))
+    rest /= max(count, 1.0)
+    variance = max(squares - count * rest * rest, 0.0) / max(count - 1.0, 1.0)
     result = torch.zeros(advantages.shape, dtype=dtype, device=advantages.device)
-    picked = advantages[mask].to(dtype)
-    if len(picked) == 0:
-        return result
-    # From the first value, so that equal values are exactly 0 and not rounding over rounding.
-    picked = picked - picked[0]
-    picked = picked - picked.mean()
-    variance = picked.square().sum() / max(len(picked) - 1, 1)
-    result[mask] = picked * torch.rsqrt(variance + 1e-8)
+    result[mask] = ((picked - rest) / math.sqrt(variance + 1e-8)).to(dtype)
     return result
+
+
+def _alone(*values: float) -> Sequence[float]:
+    return [float(value) for value in values]
 
 
 @torch.no_grad()

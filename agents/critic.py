@@ -50,6 +50,9 @@ class ValueHead(nn.Module):
 class Critic(nn.Module):
     """V of everything before each response token.
 
+    A fresh adapter and a head's hidden layer are drawn from torch's global generator: seed that
+    first, with ``torch.manual_seed``, for the same ones again (``Trainer`` does).
+
     Args:
         policy: The policy whose weights or states it reads.
         kind: "adapter", "head" or "model".
@@ -111,7 +114,8 @@ class Critic(nn.Module):
             return spread(self.head(flat), mask)
         assert self.trunk is not None
         with policy.using(self.trunk):
-            flat, _, mask = policy.states(rows)
+            # The tower is the actor's: its features are given, not trained.
+            flat, _, mask = policy.states(rows, train_tower=False)
         return spread(self.head(flat), mask)
 
     def role(self) -> Any:

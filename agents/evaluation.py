@@ -1,6 +1,6 @@
 """Evaluation: what episodes say about a policy, and greedy episodes on a held-out split.
 
-Returns hold no bonus: only the learner adds one, after the episodes of training were counted.
+Returns are those that the environment pays, without the learner's bonus.
 Episodes that the machinery ended are faults, and left out of every mean.
 """
 
@@ -74,7 +74,7 @@ class Tally:
                 episode.success,
                 episode.lenient_success,
                 episode.frames_shown,
-                episode.episode_return,
+                sum(turn.reward for turn in episode.turns),
                 judged,
                 episode.iou_gain if judged else 0.0,
                 len(turns),

@@ -137,7 +137,7 @@ def transcript(episode: Episode, codec: ChatCodec) -> str:
         lines.append(f"turn {k + 1}: {len(indices)} frames {indices}")
         lines.append(f"  reply: {codec.text(turn.reply.ids)!r}")
         lines.append(
-            f"  earned {turn.reward:+.3f}" + (f" ({turn.malformed})" * bool(turn.malformed))
+            f"  earned {turn.earned:+.3f}" + (f" ({turn.malformed})" * bool(turn.malformed))
         )
     lines.append(f"outcome: {episode.outcome}, return {episode.episode_return:+.3f}")
     return "\n".join(lines)

@@ -20,7 +20,7 @@ _PLAIN = ("infra_errors",)
 def of_rollout(
     collector: RolloutCollector, episodes: Sequence[Episode], seconds: float, processes: Processes
 ) -> dict[str, float]:
-    """Return the metrics of collected episodes; to be called before a bonus is added to them.
+    """Return the metrics of collected episodes.
 
     Args:
         collector: That collected them just now.

@@ -22,12 +22,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from agents.chat import Block, ChatCodec, ImageGrid
 from agents.rows import Batch, Row, collate, make_row
 from agents.vision import FrameEncoder
 
 ACTOR, CRITIC = "actor", "critic"
+# Above as many logits (256 MB in single precision) they are computed for so many tokens at a time.
+CHUNK_ABOVE, CHUNK = 2**26, 1024
 
 
 @dataclass(frozen=True)
@@ -101,18 +104,22 @@ class Scores(NamedTuple):
     Attributes:
         log_probs: (B, N) float32 of the sampled ids.
         entropy: (B, N) float32 in nats.
-        hidden: (B, N, hidden) states that predict each response token.
+        hidden: (B, N, hidden) states that predict each response token; None unless wanted.
         mask: (B, N) bool.
     """
 
     log_probs: torch.Tensor
     entropy: torch.Tensor
-    hidden: torch.Tensor
+    hidden: torch.Tensor | None
     mask: torch.Tensor
 
 
 class MLLMPolicy:
     """A model with its codec, its adapters and its memory of frames.
+
+    Fresh adapters are drawn from torch's global generator, as peft does it: seed that first, with
+    ``torch.manual_seed``, for the same ones again (``Trainer`` does). Adapters are in single
+    precision whatever the model is in, because their steps are small.
 
     Args:
         model: A ``Qwen2_5_VLForConditionalGeneration`` or one that is built like it.
@@ -263,12 +270,23 @@ class MLLMPolicy:
         finally:
             self.language, self.head, self.encoder.visual = own
 
-    def embed(self, batch: Batch) -> torch.Tensor:
-        """Return (B, L, hidden) embeddings with the features of the frames put in."""
-        return self._put_features(self.language.get_input_embeddings()(batch.ids), batch)
+    def embed(self, batch: Batch, *, train_tower: bool = True) -> torch.Tensor:
+        """Return (B, L, hidden) embeddings with the features of the frames put in.
+
+        Args:
+            batch: Rows, padded.
+            train_tower: Whether gradients may reach the vision tower, if it is trained at all.
+        """
+        embeds = self.language.get_input_embeddings()(batch.ids)
+        return self._put_features(embeds, batch, train_tower)
 
     def score(
-        self, rows: Sequence[Row], *, temperature: float = 1.0, with_entropy: bool = True
+        self,
+        rows: Sequence[Row],
+        *,
+        temperature: float = 1.0,
+        with_entropy: bool = True,
+        with_hidden: bool = False,
     ) -> Scores:
         """Score the response tokens of rows in one forward pass; autograd decides on gradients.
 
@@ -276,13 +294,21 @@ class MLLMPolicy:
             rows: Sequences that each hold at least one response token.
             temperature: Of the softmax.
             with_entropy: Whether entropies are wanted; they cost a pass over the vocabulary.
+            with_hidden: Whether the states are wanted, as a critic that is a head reads them.
         """
         states, ids, mask = self.states(rows)
         log_probs, entropy = self._log_probs(states, ids, temperature, with_entropy)
-        return Scores(spread(log_probs, mask), spread(entropy, mask), spread(states, mask), mask)
+        hidden = spread(states, mask) if with_hidden else None
+        return Scores(spread(log_probs, mask), spread(entropy, mask), hidden, mask)
 
-    def states(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def states(
+        self, rows: Sequence[Row], *, train_tower: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Run the language model with the adapter that is active.
+
+        Args:
+            rows: Sequences that each hold at least one response token.
+            train_tower: As ``embed`` takes it.
 
         Returns:
             (T, hidden) states that predict the T response tokens of all rows, in order; their (T,)
@@ -291,7 +317,7 @@ class MLLMPolicy:
         batch = collate(rows, 0, device=self.device)
         with self._recomputing():
             states = self.language(
-                inputs_embeds=self.embed(batch),
+                inputs_embeds=self.embed(batch, train_tower=train_tower),
                 attention_mask=batch.attention,
                 position_ids=batch.positions,
                 use_cache=False,
@@ -378,15 +404,43 @@ class MLLMPolicy:
             for layer in layers:
                 layer.training = False
 
-    def _put_features(self, embeds: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def _put_features(self, embeds: torch.Tensor, batch: Batch, train_tower: bool) -> torch.Tensor:
         if not batch.frames:
             return embeds
-        features = torch.cat(self.encoder(batch.frames)).to(embeds.dtype)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and train_tower):
+            features = torch.cat(self.encoder(batch.frames)).to(embeds.dtype)
         places = batch.ids == self.codec.image_token_id
         places &= batch.attention.bool()
         return embeds.masked_scatter(places.unsqueeze(-1), features)
 
     def _log_probs(
+        self, states: torch.Tensor, ids: torch.Tensor, temperature: float, with_entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (T,) log-probabilities and entropies, in chunks where logits would be many.
+
+        The logits exist several times over in single precision, and autograd keeps most of them.
+        A chunk needs them one after another, and with gradients computes them again.
+        """
+        if len(ids) * self.head.weight.shape[0] <= CHUNK_ABOVE:
+            return self._log_probs_at_once(states, ids, temperature, with_entropy)
+        parts = []
+        for some, their_ids in zip(states.split(CHUNK), ids.split(CHUNK), strict=True):
+            args = (some, their_ids, temperature, with_entropy)
+            if torch.is_grad_enabled():
+                parts.append(
+                    checkpoint(
+                        self._log_probs_at_once,
+                        *args,
+                        use_reentrant=False,
+                        preserve_rng_state=False,
+                    )
+                )
+            else:
+                parts.append(self._log_probs_at_once(*args))
+        log_probs, entropy = zip(*parts, strict=True)
+        return torch.cat(log_probs), torch.cat(entropy)
+
+    def _log_probs_at_once(
         self, states: torch.Tensor, ids: torch.Tensor, temperature: float, with_entropy: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.logits(states, temperature)

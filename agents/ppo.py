@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from agents.advantages import token_rewards, turn_aware_gae
+from agents.advantages import token_rewards, turn_aware_gae, whiten
 from agents.critic import Critic, CriticKind
 from agents.curriculum import RetrievalBonus
 from agents.losses import (
@@ -183,7 +183,7 @@ class Batch(NamedTuple):
         old_log_probs: As the policy scored the batch before its first step.
         ref_log_probs: The same under the reference; zeros where beta is 0.
         values: What the critic said.
-        states: (B, N, hidden) states for a critic that is a head.
+        states: (B, N, hidden) states for a critic that is a head; (B, N, 0) for others.
         entropy: In nats.
         rewards: Token rewards.
         advantages: Whitened if the config says so.
@@ -217,6 +217,9 @@ class PPOLearner:
 
     Attributes:
         step: Batches learned from.
+
+    Raises:
+        ValueError: If weights that are to be trained are in less than single precision.
     """
 
     def __init__(
@@ -233,6 +236,8 @@ class PPOLearner:
         self.critic = Critic(policy, config.critic)
         self.actor_parameters = policy.actor_parameters()
         self.critic_parameters = self.critic.trained_parameters()
+        _check_precision("policy", self.actor_parameters, config.actor_lr)
+        _check_precision("critic", self.critic_parameters, config.critic_lr)
         adamw = {"weight_decay": config.weight_decay, "betas": (0.9, 0.999)}
         self.actor_optimizer = torch.optim.AdamW(self.actor_parameters, lr=config.actor_lr, **adamw)
         self.critic_optimizer = torch.optim.AdamW(
@@ -267,7 +272,10 @@ class PPOLearner:
         return metrics
 
     def pay_bonus(self, episodes: Sequence[Episode]) -> dict[str, float]:
-        """Add the retrieval bonus of this batch to the turns that retrieved."""
+        """Pay the retrieval bonus of this batch to the turns that retrieved.
+
+        It takes the place of what was paid before: no turn is paid twice.
+        """
         turns = [turn for episode in episodes for turn in episode.turns]
         retrieves, count, earned = self.processes.total(
             sum(turn.retrieved for turn in turns), len(turns), sum(abs(t.reward) for t in turns)
@@ -275,8 +283,8 @@ class PPOLearner:
         amount = 0.0
         if self.bonus is not None and count:
             amount = self.bonus.update(int(retrieves), int(count))
-            for turn in turns:
-                turn.reward += amount * turn.retrieved
+        for turn in turns:
+            turn.bonus = amount * turn.retrieved
         paid = amount * retrieves
         return {
             "bonus": amount,
@@ -299,7 +307,7 @@ class PPOLearner:
             for k, turn in enumerate(episode.turns):
                 turn_index[i, done : done + len(turn.reply.ids)] = k
                 done += len(turn.reply.ids)
-                turn_rewards[i, k] = turn.reward
+                turn_rewards[i, k] = turn.earned
             mask[i, :done] = True
         places, filled = [], [0] * len(episodes)
         for row, owner in zip(rows, owners, strict=True):
@@ -314,7 +322,11 @@ class PPOLearner:
         with torch.no_grad():
             for group in micro_batches([len(row.ids) for row in rows], config.micro_batch_tokens):
                 chosen = [rows[g] for g in group]
-                scores = self.policy.score(chosen, temperature=config.temperature)
+                scores = self.policy.score(
+                    chosen,
+                    temperature=config.temperature,
+                    with_hidden=not self.critic.reads_rows,
+                )
                 guessed = self._guess(chosen, scores.hidden)
                 against = self._reference_log_probs(chosen)
                 for line, g in enumerate(group):
@@ -324,7 +336,7 @@ class PPOLearner:
                     values[at] = guessed[line, :n]
                     if against is not None:
                         ref[at] = against[line, :n]
-                    if states.shape[-1]:
+                    if scores.hidden is not None:
                         states[at] = scores.hidden[line, :n].float()
         rewards = token_rewards(
             turn_rewards,
@@ -345,13 +357,13 @@ class PPOLearner:
             lambda_turn=config.lambda_turn,
         )
         if config.whiten:
-            advantages = self._whiten(advantages, mask)
+            advantages = whiten(advantages, mask, total=self.processes.total)
         return Batch(
             rows, owners, places, mask, turn_index, old, ref, values, states, entropy, rewards,
             advantages, returns,
         )  # fmt: skip
 
-    def _guess(self, rows: list[Row], states: torch.Tensor) -> torch.Tensor:
+    def _guess(self, rows: list[Row], states: torch.Tensor | None) -> torch.Tensor:
         return self.critic(rows) if self.critic.reads_rows else self.critic(states=states)
 
     def _reference_log_probs(self, rows: list[Row]) -> torch.Tensor | None:
@@ -361,15 +373,6 @@ class PPOLearner:
         with policy.adapter(None) if reference is None else policy.using(reference):
             scores = policy.score(rows, temperature=self.config.temperature, with_entropy=False)
         return scores.log_probs
-
-    def _whiten(self, advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Whiten over the response tokens of all processes, as ``advantages.whiten``."""
-        picked = advantages[mask].double()
-        count, total = self.processes.total(len(picked), float(picked.sum()))
-        mean = total / max(count, 1.0)
-        (squares,) = self.processes.total(float((picked - mean).square().sum()))
-        scale = 1.0 / math.sqrt(squares / max(count - 1.0, 1.0) + 1e-8)
-        return torch.where(mask, (advantages - mean) * scale, 0.0)
 
     def _optimise(self, batch: Batch) -> dict[str, float]:
         config = self.config
@@ -585,6 +588,19 @@ def make_config(preset: str, **overrides: Any) -> PPOConfig:
     if unknown := sorted(set(overrides) - known):
         raise ValueError(f"PPOConfig has no field {unknown}; use some of {sorted(known)}")
     return replace(PRESETS[preset], **overrides)
+
+
+def _check_precision(name: str, parameters: Sequence[nn.Parameter], lr: float) -> None:
+    """Refuse weights so coarse that steps are rounded away.
+
+    A bfloat16 weight of 0.02 has neighbours 1.2e-4 away; AdamW's steps are about the learning rate.
+    """
+    for parameter in parameters:
+        if torch.finfo(parameter.dtype).bits < 32:
+            raise ValueError(
+                f"the {name}'s trained weights are {parameter.dtype} and would not move at a "
+                f"learning rate of {lr:g}; use LoRA, or load the model with dtype=torch.float32"
+            )
 
 
 def _mean(values: list[float]) -> float:

@@ -38,9 +38,10 @@ class Turn:
         user: What the environment showed.
         reply: What the policy said.
         close: What the template puts after the reply.
-        reward: What the turn finally earned; the learner may add its bonus.
+        reward: What the turn finally earned from the environment.
         retrieved: Whether a retrieval was carried out.
         malformed: Why the reply was no action, "" if it was one.
+        bonus: What the learner paid for retrieving, beside the reward.
     """
 
     user: Block
@@ -49,6 +50,12 @@ class Turn:
     reward: float = 0.0
     retrieved: bool = False
     malformed: str = ""
+    bonus: float = 0.0
+
+    @property
+    def earned(self) -> float:
+        """Reward and bonus."""
+        return self.reward + self.bonus
 
 
 @dataclass
@@ -85,8 +92,8 @@ class Episode:
 
     @property
     def episode_return(self) -> float:
-        """What the episode earned, bonus included once the learner has added it."""
-        return sum(turn.reward for turn in self.turns)
+        """What the episode earned, bonus included once the learner has paid it."""
+        return sum(turn.earned for turn in self.turns)
 
     def rows(self, codec: ChatCodec, history: int | None) -> Iterator[list[Block]]:
         """Yield sequences that hold every reply exactly once, in the context it was sampled in.

@@ -536,3 +536,36 @@ def test_constant_returns_have_no_explained_variance():
         explained_variance(row(1, 0, 0, 0), row(1, 0, 0, 0), mask & (row(1, 0, 0, 0) > 0))
     )
     assert math.isnan(explained_variance(row(1), row(1), row(0) > 0))
+
+
+def test_whitening_with_sums_over_processes_is_that_of_the_joint_batch():
+    generator = torch.Generator().manual_seed(0)
+    joint = 1000 + torch.randn(4, 6, generator=generator)
+    mask = torch.rand(4, 6, generator=generator) > 0.3
+    expected = whiten(joint, mask)
+    # Both halves answer in step: a first pass gathers what each would add.
+    halves = [slice(0, 1), slice(1, 4)]
+    sums = []
+    for call in range(2):
+        spoken = []
+        for half in halves:
+            said = []
+
+            def total(*values, said=said):
+                said.append(values)
+                return sums[len(said) - 1] if len(said) <= len(sums) else list(values)
+
+            whiten(joint[half], mask[half], total=total)
+            spoken.append(said[call])
+        sums.append([sum(values) for values in zip(*spoken, strict=True)])
+    for half in halves:
+        given = iter(sums)
+        found = whiten(joint[half], mask[half], total=lambda *_, given=given: next(given))
+        torch.testing.assert_close(found, expected[half], atol=1e-6, rtol=0)
+
+
+def test_whitening_nothing_here_while_others_have_something():
+    nothing = torch.zeros(2, 3, dtype=torch.bool)
+    sums = iter([[5.0, 10.0], [0.0, 4.0]])
+    assert not whiten(torch.ones(2, 3), nothing, total=lambda *_: next(sums)).any()
+    assert not whiten(torch.ones(2, 3), nothing).any()

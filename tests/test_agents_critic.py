@@ -32,7 +32,7 @@ def values(critic, policy, rows):
     if critic.reads_rows:
         return critic(rows)
     with torch.no_grad():
-        states = policy.score(rows).hidden
+        states = policy.score(rows, with_hidden=True).hidden
     return critic(states=states)
 
 
@@ -197,11 +197,21 @@ def test_a_head_for_states_has_a_hidden_layer_and_the_others_none():
 def test_a_head_reads_the_state_of_each_token_and_gives_no_gradient_back(rows):
     critic, policy = make("head")
     perturb(list(critic.head.parameters()), 0.3)
-    states = policy.score(rows).hidden
+    states = policy.score(rows, with_hidden=True).hidden
     found = critic(states=states)
     torch.testing.assert_close(found[2, 3], critic.head(states[2, 3]), atol=1e-5, rtol=1e-5)
     found.sum().backward()
     assert all(parameter.grad is None for parameter in policy.actor_parameters())
+
+
+def test_a_model_of_its_own_sends_no_gradient_into_the_tower_that_the_actor_trains(rows):
+    critic, policy = make("model", train_vision=True)
+    perturb(list(critic.head.parameters()), 0.3)
+    values(critic, policy, rows).sum().backward()
+    assert all(parameter.grad is None for parameter in policy.actor_parameters())
+    assert any(parameter.grad.abs().max() > 0 for parameter in critic.trunk.parameters())
+    policy.score(rows).log_probs.sum().backward()
+    assert any(p.grad.abs().max() > 0 for p in policy.encoder.visual.parameters())
 
 
 def test_values_of_half_precision_states_are_in_single_precision():

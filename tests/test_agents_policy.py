@@ -39,7 +39,7 @@ def rows():
 
 @torch.no_grad()
 def score(rows, policy=None, temperature=T):
-    return (policy or shared()).score(rows, temperature=temperature)
+    return (policy or shared()).score(rows, temperature=temperature, with_hidden=True)
 
 
 def expected(policy, row, temperature=T):
@@ -311,6 +311,51 @@ def test_checkpointing_leaves_no_layer_in_training_mode(rows):
     policy = adapted(checkpointing=True)
     policy.score(rows[:1])
     assert not any(module.training for module in policy.base.modules())
+
+
+def chunked(monkeypatch, chunk):
+    monkeypatch.setattr("agents.policy.CHUNK_ABOVE", 0)
+    monkeypatch.setattr("agents.policy.CHUNK", chunk)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 31, 1024])
+def test_log_probs_in_chunks_are_those_at_once(rows, monkeypatch, chunk):
+    whole = score(rows)
+    chunked(monkeypatch, chunk)
+    parts = score(rows)
+    torch.testing.assert_close(parts.log_probs, whole.log_probs, atol=1e-4, rtol=0)
+    torch.testing.assert_close(parts.entropy, whole.entropy, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("make", [load, adapted], ids=["full", "lora"])
+def test_gradients_in_chunks_are_those_at_once(rows, monkeypatch, make):
+    loss, whole = gradients(make(), rows)
+    policy, heads = make(), []
+    policy.head.register_forward_pre_hook(lambda _, args: heads.append(len(args[0])))
+    chunked(monkeypatch, 7)
+    again, parts = gradients(policy, rows)
+    assert again == pytest.approx(loss, rel=1e-5)
+    largest = max(float(grad.abs().max()) for grad in whole)
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5 * largest, rtol=0)
+    # 31 response tokens; each chunk is computed again for its gradient.
+    assert sorted(heads) == sorted([7, 7, 7, 7, 3] * 2)
+
+
+def test_few_logits_are_computed_at_once(rows, monkeypatch):
+    calls = []
+    once = MLLMPolicy._log_probs_at_once
+    monkeypatch.setattr(
+        MLLMPolicy,
+        "_log_probs_at_once",
+        lambda self, states, *rest: calls.append(len(states)) or once(self, states, *rest),
+    )
+    score(rows)
+    assert calls == [31]
+
+
+def test_states_are_given_only_when_wanted(rows):
+    assert shared().score(rows).hidden is None
 
 
 # --- loading --------------------------------------------------------------------------------------

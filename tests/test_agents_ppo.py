@@ -14,8 +14,9 @@ import pytest
 import torch
 from agents_models import DOT, adapted, episode, load, several, show
 
+from agents.advantages import whiten
 from agents.curriculum import RetrievalBonus
-from agents.policy import Sampling
+from agents.policy import LoRA, Sampling
 from agents.ppo import PRESETS, PPOConfig, PPOLearner, make_config
 from agents.rollout import Episode, Turn
 
@@ -118,7 +119,7 @@ def test_three_turns_by_hand(history):
         row = getattr(found, name)[1]
         assert row[:7].tolist() == pytest.approx(numbers, abs=2e-6), name
         assert (row[7:] == 0).all()
-    alone = used._whiten(found.advantages[1:2, :7], found.mask[1:2, :7])
+    alone = whiten(found.advantages[1:2, :7], found.mask[1:2, :7])
     assert alone[0].tolist() == pytest.approx(
         (1.450717, 0.883758, -0.251409, -1.10251, -0.5347, 0.628645, -1.074503), abs=2e-5
     )
@@ -280,10 +281,35 @@ def test_the_bonus_is_paid_once_to_turns_that_retrieved():
     ]
     metrics = used.update(made)  # one turn of twelve retrieved: below a tenth
     assert metrics["bonus"] == 1.0
-    assert [turn.reward for turn in made[0].turns] == pytest.approx([1.6, -0.05, 1.1])
-    assert [turn.reward for turn in made[1].turns] == [0.0, 0.0, 0.1]
+    assert [turn.bonus for turn in made[0].turns] == [1.0, 0.0, 0.0]
+    assert [turn.earned for turn in made[0].turns] == pytest.approx([1.6, -0.05, 1.1])
+    assert [turn.reward for turn in made[0].turns] == [0.6, -0.05, 1.1]  # as the environment paid
+    assert [turn.earned for turn in made[1].turns] == [0.0, 0.0, 0.1]
     assert metrics["bonus_share"] == pytest.approx(1 / (1 + 0.6 + 0.05 + 1.1 + 0.3))
     assert made[0].episode_return == pytest.approx(2.65)
+
+
+def test_an_update_with_the_same_episodes_again_pays_nothing_twice():
+    used = learner(bonus=RetrievalBonus(), whiten=False, beta=0.0)
+    made = [episode(used.policy.codec, s, rewards=(0.0, 0.0, 0.1)) for s in range(4)]
+    made[0].turns[0].retrieved = True
+    first = used.update(made)
+    returns = used.prepare(made).returns
+    again = used.update(made)
+    assert first["bonus"] == again["bonus"] == 1.0
+    assert first["bonus_share"] == again["bonus_share"]
+    assert made[0].episode_return == pytest.approx(1.1)
+    torch.testing.assert_close(used.prepare(made).returns, returns)
+
+
+def test_a_bonus_that_has_ended_is_taken_off_episodes_that_are_used_again():
+    used = learner(bonus=RetrievalBonus())
+    made = [episode(used.policy.codec, 0, retrieved=(True, False, False))]
+    used.pay_bonus(made)
+    assert made[0].turns[0].bonus == 0.5
+    used.bonus = None
+    assert used.pay_bonus(made) == {"bonus": 0.0, "bonus_share": 0.0}
+    assert made[0].turns[0].bonus == 0.0
 
 
 def test_the_bonus_moves_the_returns():
@@ -546,3 +572,39 @@ def test_a_tiny_model_overfits_one_group_of_episodes(kind):
     assert distances[0] == pytest.approx(0, abs=1e-6)
     assert np.mean(distances[20:]) > np.mean(distances[:10]) and np.mean(distances[20:]) > 0.05
     assert np.mean(entropies[20:]) < np.mean(entropies[:5])
+
+
+# --- precision ------------------------------------------------------------------------------------
+
+
+def test_weights_too_coarse_to_move_are_refused():
+    coarse = load(dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match=r"policy's trained weights are torch\.bfloat16.*use LoRA"):
+        learner(coarse, critic="head", actor_lr=1e-6)
+    frozen = load(dtype=torch.bfloat16, lora=LoRA(rank=2))
+    with pytest.raises(ValueError, match=r"critic's trained weights are torch\.bfloat16"):
+        learner(frozen, critic="model")
+
+
+@pytest.mark.parametrize("critic", ["adapter", "head"])
+def test_adapters_of_a_bfloat16_model_are_in_single_precision_and_move_by_little(critic):
+    used = learner(load(dtype=torch.bfloat16, lora=LoRA(rank=4)), critic=critic, actor_lr=1e-6)
+    assert used.policy.head.weight.dtype == torch.bfloat16
+    trained = [*used.actor_parameters, *used.critic_parameters]
+    assert {parameter.dtype for parameter in trained} == {torch.float32}
+    before = snapshot(used.actor_parameters)
+    assert math.isfinite(used.update(batch_of(used.policy))["policy_loss"])
+    steps = [(p - b).abs().max() for p, b in zip(used.actor_parameters, before, strict=True)]
+    assert 1e-7 < max(steps) < 2e-6
+
+
+@pytest.mark.parametrize("critic", ["adapter", "head"])
+def test_states_are_kept_for_a_critic_that_reads_them_and_for_no_other(critic):
+    used = learner(critic=critic)
+    asked = []
+    score = used.policy.score
+    used.policy.score = lambda *a, **k: (asked.append(k.get("with_hidden", False)), score(*a, **k))[
+        1
+    ]
+    used.update(batch_of(used.policy))
+    assert any(asked) == (critic == "head")
