@@ -236,8 +236,10 @@ class PPOLearner:
         self.critic = Critic(policy, config.critic)
         self.actor_parameters = policy.actor_parameters()
         self.critic_parameters = self.critic.trained_parameters()
-        _check_precision("policy", self.actor_parameters, config.actor_lr)
-        _check_precision("critic", self.critic_parameters, config.critic_lr)
+        _check_precision("policy", self.actor_parameters, config.actor_lr, "LoRA")
+        _check_precision(
+            "critic", self.critic_parameters, config.critic_lr, "critic='adapter' or 'head'"
+        )
         adamw = {"weight_decay": config.weight_decay, "betas": (0.9, 0.999)}
         self.actor_optimizer = torch.optim.AdamW(self.actor_parameters, lr=config.actor_lr, **adamw)
         self.critic_optimizer = torch.optim.AdamW(
@@ -590,7 +592,7 @@ def make_config(preset: str, **overrides: Any) -> PPOConfig:
     return replace(PRESETS[preset], **overrides)
 
 
-def _check_precision(name: str, parameters: Sequence[nn.Parameter], lr: float) -> None:
+def _check_precision(name: str, parameters: Sequence[nn.Parameter], lr: float, remedy: str) -> None:
     """Refuse weights so coarse that steps are rounded away.
 
     A bfloat16 weight of 0.02 has neighbours 1.2e-4 away; AdamW's steps are about the learning rate.
@@ -599,7 +601,7 @@ def _check_precision(name: str, parameters: Sequence[nn.Parameter], lr: float) -
         if torch.finfo(parameter.dtype).bits < 32:
             raise ValueError(
                 f"the {name}'s trained weights are {parameter.dtype} and would not move at a "
-                f"learning rate of {lr:g}; use LoRA, or load the model with dtype=torch.float32"
+                f"learning rate of {lr:g}; use {remedy}, or dtype float32"
             )
 
 
