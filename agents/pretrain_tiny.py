@@ -5,7 +5,8 @@
 The model learns from scripted replies to say which of the frames before it show the scene asked
 about, what is on the card if it has seen it, which letter stands for that, and the form of a reply.
 Its habit is to answer at once, guessing where it has not seen the card; seldom, and whatever it has
-seen, it retrieves a random interval. When and where to look is left to reinforcement learning.
+seen, it retrieves: any interval, one between two frames shown, or one around frames it has just
+named, a third each. When and where to look is left to reinforcement learning.
 
 Four lessons, from the part to the whole. Drills without pictures: find a word among shuffled
 options, name its letter. Captions: say what single frames show, in words that their features are
@@ -256,7 +257,7 @@ class Teacher:
         if rng.random() < 0.5:
             habit = 2 * (1 - self.retrieve_rate)
             return pieces + self._answer(self._choice(task, seen, rng), seen, habit)
-        low, high = self._interval(turn, rng)
+        low, high = self._interval(turn, here, rng)
         return [
             *pieces,
             Piece("<retrieve>", ACTION, 2 * self.retrieve_rate),
@@ -269,13 +270,19 @@ class Teacher:
     def _choice(self, task: Any, seen: bool, rng: np.random.Generator) -> int:
         return task.answer_index if seen else int(rng.integers(len(task.options)))
 
-    def _interval(self, turn: Turn, rng: np.random.Generator) -> tuple[int, int]:
-        """Draw a random interval: between two frames shown, or anywhere."""
-        if len(turn.frame_index) and rng.random() < 0.5:
-            low, high = rng.choice(turn.frame_index, 2).tolist()
+    def _interval(self, turn: Turn, here: list[int], rng: np.random.Generator) -> tuple[int, int]:
+        """Draw an interval: anywhere, between two frames shown, or around frames just named."""
+        last = turn.last_index
+        draw = rng.random()
+        if draw < 1 / 3 and here:
+            reach = max(2, (last + 1) // 5)
+            low, high = here[0] - rng.integers(reach), here[-1] + rng.integers(reach)
+        elif draw < 2 / 3 and len(turn.frame_index):
+            low, high = rng.choice(turn.frame_index, 2)
         else:
-            low, high = rng.integers(0, turn.last_index + 1, 2).tolist()
-        return min(low, high), max(low, high)
+            low, high = rng.integers(0, last + 1, 2)
+        low, high = sorted((int(low), int(high)))
+        return max(0, low), min(last, high)
 
     def _thought(self, task: Task, here: list[int], seen: bool) -> list[Piece]:
         """Say which frames show the scene (first and last), and what is on its card, if seen."""

@@ -74,6 +74,7 @@ def train_config(out: Path, *, seconds: float, episodes: int, seed: int) -> Trai
         seconds=seconds,
         iterations=0,
         seed=seed,
+        max_new_tokens=24,  # replies are about 14 tokens long
         eval_split=SPLIT,
         eval_every=10**9,  # before and after; the curves in between come from training itself
         eval_episodes=episodes,
@@ -151,7 +152,7 @@ def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--seconds", type=float, default=270.0, help="time for training")
+    parser.add_argument("--seconds", type=float, default=240.0, help="time for training")
     parser.add_argument("--iterations", type=int, default=0, help="limit of updates; 0 for none")
     parser.add_argument("--batch", type=int, default=64, help="episodes of an update")
     parser.add_argument("--episodes", type=int, default=256, help="held-out episodes")
