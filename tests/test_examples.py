@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,13 +103,34 @@ def test_needle_seeds_compares_with_intervals_and_says_when_the_goal_is_missed(r
 
 
 def test_demo_writes_the_table_it_prints(run, tmp_path):
-    pytest.importorskip("sb3_contrib")
-    sizes = ("--videos", 3, "--episodes", 3, "--steps", 1024, "--out", tmp_path)
+    pytest.importorskip("transformers")
+    sizes = ("--seconds", 60, "--iterations", 1, "--batch", 8, "--episodes", 8, "--out", tmp_path)
     printed = run("demo", *sizes)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert list(summary["policies"]) == ["random", "overview-only", "trained", "oracle"]
-    assert summary["policies"]["oracle"]["success"] == 1.0
-    for name, score in summary["policies"].items():
-        assert score["ci95"][0] <= score["success"] <= score["ci95"][1]
-        assert f"{name:15s}{score['success']:9.3f}" in printed
-    assert (tmp_path / "episode.png").stat().st_size > 10_000
+    assert list(summary)[:4] == ["random", "base", "trained", "oracle"]
+    assert summary["oracle"]["accuracy"] == 1.0
+    assert summary["base"]["turns"] < 1.5  # answering at once is its habit
+    assert summary["updates"] == 1
+    for name in ("random", "base", "trained", "oracle"):
+        score = summary[name]
+        assert score["ci95"][0] <= score["accuracy"] <= score["ci95"][1]
+        assert f"{name:10s}{score['accuracy']:9.3f}" in printed
+    train = tmp_path / "train"
+    assert list((train / "checkpoint-000001").rglob("*.safetensors"))
+    assert list((train / "records").iterdir())
+    assert list((train / "samples").glob("*.png"))
+    assert list((train / "tensorboard").iterdir())
+    run("demo", *sizes)  # an earlier demo is replaced
+
+
+def test_seeds_of_the_demo_are_judged_by_interval_and_by_the_gap_closed():
+    pytest.importorskip("transformers")
+    from examples.demo import Line, closed
+    from examples.demo_seeds import verdict
+
+    line = Line(0.4, (0.3, 0.5), 0.0, 1.0, 8.0, 100)
+    lines = {"base": line, "trained": replace(line, accuracy=0.7)}
+    lines["oracle"] = replace(line, accuracy=1.0)
+    assert closed(lines) == pytest.approx(0.5)
+    results = {seed: {"low": 0.1 - seed / 10, "closed": seed / 4} for seed in range(5)}
+    assert verdict(results) == (1, 0.5)
