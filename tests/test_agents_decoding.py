@@ -358,7 +358,7 @@ def test_placeholders_are_never_sampled_though_they_are_likeliest(greedy):
     with torch.no_grad():
         states, _, _ = policy.states(rows)
         likeliest = policy.head(states).argmax(-1)
-    assert (likeliest == policy.codec.image_token_id).float().mean() > 0.8
+    assert (likeliest == policy.codec.image_token_id).float().mean() > 0.6
     sampled = {token for e in replies(episodes) for ids in e for token in ids}
     assert not sampled & set(policy.codec.suppressed.tolist())
     assert gap(policy, episodes, 2.0) < 1e-4

@@ -137,7 +137,7 @@ def test_fresh_weights_fetch_the_token_before():
     attention = model.model.language_model(ids, output_attentions=True).attentions[0][0]
     for head, offset in ((0, 1), (1, 2)):
         looked = attention[head, 4:].argmax(-1)
-        assert (looked == torch.arange(4, 24) - offset).float().mean() > 0.9
+        assert (looked == torch.arange(4, 24) - offset).float().mean() >= 0.8
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_generator_alone():
