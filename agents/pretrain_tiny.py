@@ -271,18 +271,22 @@ class Teacher:
         return task.answer_index if seen else int(rng.integers(len(task.options)))
 
     def _interval(self, turn: Turn, here: list[int], rng: np.random.Generator) -> tuple[int, int]:
-        """Draw an interval: anywhere, between two frames shown, or around frames just named."""
-        last = turn.last_index
+        """Draw an interval: anywhere, between two frames shown, or around frames just named.
+
+        The last kind begins at the first frame named or the one shown before it, and ends at the
+        last one named or the one shown after it.
+        """
+        shown = turn.frame_index.tolist()
         draw = rng.random()
         if draw < 1 / 3 and here:
-            reach = max(2, (last + 1) // 5)
-            low, high = here[0] - rng.integers(reach), here[-1] + rng.integers(reach)
-        elif draw < 2 / 3 and len(turn.frame_index):
-            low, high = rng.choice(turn.frame_index, 2)
+            first, last = shown.index(here[0]), shown.index(here[-1])
+            before, after = rng.random(2) < 0.7
+            low, high = shown[max(0, first - before)], shown[min(len(shown) - 1, last + after)]
+        elif draw < 2 / 3 and shown:
+            low, high = rng.choice(turn.frame_index, 2).tolist()
         else:
-            low, high = rng.integers(0, last + 1, 2)
-        low, high = sorted((int(low), int(high)))
-        return max(0, low), min(last, high)
+            low, high = rng.integers(0, turn.last_index + 1, 2).tolist()
+        return min(low, high), max(low, high)
 
     def _thought(self, task: Task, here: list[int], seen: bool) -> list[Piece]:
         """Say which frames show the scene (first and last), and what is on its card, if seen."""
