@@ -158,10 +158,10 @@ PRESETS: dict[str, PPOConfig] = {
     "recommended": PPOConfig(actor_lr=1e-5, critic_lr=1e-4),
     # The tiny model, all of its language weights, on a laptop.
     "tiny": PPOConfig(
-        beta=0.0,
+        beta=0.03,  # without it the model soon forgets how to read
         entropy_coef=0.003,
         minibatch=16,
-        actor_lr=4e-4,
+        actor_lr=2e-4,
         critic_lr=2e-3,
         critic_warmup=0,
         critic_epochs=4,
