@@ -152,7 +152,7 @@ def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--seconds", type=float, default=240.0, help="time for training")
+    parser.add_argument("--seconds", type=float, default=280.0, help="time for training")
     parser.add_argument("--iterations", type=int, default=0, help="limit of updates; 0 for none")
     parser.add_argument("--batch", type=int, default=64, help="episodes of an update")
     parser.add_argument("--episodes", type=int, default=256, help="held-out episodes")

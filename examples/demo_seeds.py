@@ -34,7 +34,7 @@ def main() -> None:
     """Train and compare every seed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=240.0, help="training time of a seed")
+    parser.add_argument("--seconds", type=float, default=280.0, help="training time of a seed")
     parser.add_argument("--episodes", type=int, default=256, help="held-out episodes")
     parser.add_argument("--out", type=Path, default=Path("runs/demo_seeds"))
     args = parser.parse_args()
