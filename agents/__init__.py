@@ -8,7 +8,8 @@ The path of a training run:
     config.py         TrainConfig: everything that a run depends on
     trainer.py        Trainer: collect, learn, log; evaluate and save now and then
     rollout.py        Turn, Episode, RolloutCollector: dialogues with many environments at once
-    ppo.py            PPOConfig, PPOLearner: a batch of episodes in, better weights out
+    ppo.py            PPOLearner: a batch of episodes in, better weights out
+    ppo_config.py     PPOConfig and the presets
     advantages.py     rewards on tokens, turn-aware GAE, whitening: pure
     losses.py         clipped policy and value losses, entropy, KL estimates: pure
     curriculum.py     RetrievalBonus and BootstrapCurriculum: a passing bonus for retrieving

@@ -17,7 +17,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from agents.curriculum import PATIENCE, STAGES, RetrievalBonus
 from agents.policy import LoRA, MLLMPolicy, Sampling
-from agents.ppo import PRESETS, PPOConfig
+from agents.ppo_config import PRESETS, PPOConfig
 from agents.tiny import ENV_OPTIONS, SUITE_OPTIONS, WEIGHTS
 from gym_longvideo.wrappers import TextProtocol
 

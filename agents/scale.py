@@ -43,7 +43,8 @@ from agents.config import Dtype
 from agents.decoding import DecodeSession
 from agents.parallel import Processes
 from agents.policy import LoRA, MLLMPolicy, Reply, Sampling
-from agents.ppo import PPOLearner, make_config
+from agents.ppo import PPOLearner
+from agents.ppo_config import make_config
 from agents.rollout import Episode, Turn
 from agents.rows import Row
 from gym_longvideo.wrappers import TextProtocol

@@ -32,7 +32,8 @@ import gym_longvideo  # noqa: F401 - registers the ids
 from agents import tiny
 from agents.chat import Block
 from agents.policy import MLLMPolicy, Sampling
-from agents.ppo import PPOLearner, make_config
+from agents.ppo import PPOLearner
+from agents.ppo_config import make_config
 from agents.rollout import Episode, Turn
 from agents.rows import collate
 from agents.vision import patchify

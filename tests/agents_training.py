@@ -14,7 +14,7 @@ from agents_models import model_dir
 
 from agents.config import TrainConfig
 from agents.parallel import Processes
-from agents.ppo import PRESETS
+from agents.ppo_config import PRESETS
 from agents.trainer import Trainer
 from gym_longvideo.episode import Action, Answer, Malformed, Retrieve
 from gym_longvideo.protocol import Tags, Turn

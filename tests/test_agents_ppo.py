@@ -17,7 +17,8 @@ from agents_models import DOT, adapted, episode, load, several, show
 from agents.advantages import whiten
 from agents.curriculum import RetrievalBonus
 from agents.policy import LoRA, Sampling
-from agents.ppo import PRESETS, PPOConfig, PPOLearner, make_config
+from agents.ppo import PPOLearner
+from agents.ppo_config import PRESETS, PPOConfig, make_config
 from agents.rollout import Episode, Turn
 
 # One step over all episodes, critic and actor, unless a test says otherwise.

@@ -14,7 +14,8 @@ from agents_models import adapted, load, model_dir, several
 from agents_training import ENV, SUITE
 
 from agents.parallel import Processes
-from agents.ppo import PPOConfig, PPOLearner
+from agents.ppo import PPOLearner
+from agents.ppo_config import PPOConfig
 
 HERE = Path(__file__).parent
 # What broke, by place in the joint batch: the second process has the last two.

@@ -19,7 +19,8 @@ from agents.evaluation import Tally, evaluation_tasks
 from agents.intervals import wilson
 from agents.logbook import Progress, cut
 from agents.parallel import Processes
-from agents.ppo import PPOConfig, PPOLearner
+from agents.ppo import PPOLearner
+from agents.ppo_config import PPOConfig
 from agents.trainer import Trainer
 from gym_longvideo.record import EpisodeRecord
 from gym_longvideo.video.errors import FrameDecodeError
