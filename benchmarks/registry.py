@@ -1,0 +1,149 @@
+"""The benchmarks there are, and how to load one.
+
+Adapters are imported when they are asked for; what is needed to register their ids stands here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.dataset import Dataset
+from benchmarks.suite import BenchmarkSuite, OnInvalid
+from gym_longvideo.env import LongVideoQAEnv
+from gym_longvideo.suite import OnMissingVideo
+
+# name -> id; each lives in the module of its name, or in the one named after the colon.
+ENV_IDS: dict[str, str] = {
+    "videomme": "LongVideo/VideoMME-v0",
+    "mlvu": "LongVideo/MLVU-v0",
+    "longvideobench": "LongVideo/LongVideoBench-v0",
+    "lvbench": "LongVideo/LVBench-v0",
+    "egoschema": "LongVideo/EgoSchema-v0",
+    "nextgqa": "LongVideo/NExTGQA-v0",
+    "qvhighlights": "LongVideo/QVHighlights-v0",
+    "qvhighlights_segments": "LongVideo/QVHighlightsSegments-v0",
+    "qvhighlights_grounding": "LongVideo/QVHighlightsGrounding-v0",
+    "videomtr": "LongVideo/VideoMTR-v0",
+    "jsonl": "LongVideo/Jsonl-v0",
+}
+_SUITE_OPTIONS = (
+    "root",
+    "annotation",
+    "video_root",
+    "where",
+    "relevant_share_below",
+    "longer_than_s",
+    "shuffle_options",
+    "on_invalid",
+    "on_missing_video",
+    "allow_outside",
+)
+
+
+def dataset(name: str) -> Dataset:
+    """Return a benchmark by its name or its id.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    by_id = {env_id: key for key, env_id in ENV_IDS.items()}
+    key = by_id.get(name, name)
+    if key not in ENV_IDS:
+        raise ValueError(f"benchmark {name!r} is unknown; use one of {list(ENV_IDS)}")
+    module = importlib.import_module(f"benchmarks.{key.partition('_')[0]}")
+    return next(
+        value for value in vars(module).values() if isinstance(value, Dataset) and value.name == key
+    )
+
+
+def load_suite(
+    name: str,
+    *,
+    split: str | None = None,
+    root: str | os.PathLike[str] | None = None,
+    annotation: str | os.PathLike[str] | None = None,
+    video_root: str | os.PathLike[str] | None = None,
+    where: Mapping[str, Any] | None = None,
+    relevant_share_below: float | None = None,
+    longer_than_s: float | None = None,
+    shuffle_options: int | None = None,
+    on_invalid: OnInvalid = "skip",
+    on_missing_video: OnMissingVideo = "keep",
+    allow_outside: bool = False,
+    **options: Any,
+) -> BenchmarkSuite:
+    """Return a benchmark as a suite of tasks; no video is opened.
+
+    Video-MTR trains on tasks whose evidence is short: ``relevant_share_below=0.5,
+    longer_than_s=30``.
+
+    Args:
+        name: "videomme", ...; ``python -m benchmarks.suites`` lists them.
+        split: By default the one that is reported.
+        root: Directory of the dataset, of its hub cache, or one that holds such directories.
+        annotation: Path of the annotation, if it is not below the root.
+        video_root: Directory of the videos, if they are not below the root.
+        where: Only tasks of these groups: ``{"duration": "long"}``, ``{"task_type": ["count"]}``.
+        relevant_share_below: Only tasks whose segments cover less than this share of the video.
+        longer_than_s: Only tasks whose annotated duration is longer, in seconds.
+        shuffle_options: Seed of an order of the options drawn for each task; None leaves them.
+        on_invalid: "skip" leaves unusable rows out, "keep" keeps without an answer those that can
+            still be asked, "raise" stops at the first.
+        on_missing_video: "keep", "skip" or "raise".
+        allow_outside: Permit videos outside the root (absolute paths, ``..``, symlinks).
+        **options: What only this benchmark takes.
+
+    Raises:
+        ValueError: For an unknown name, split or option, or if no task is left.
+        FileNotFoundError: If there is no annotation, naming what was looked for.
+    """
+    return BenchmarkSuite(
+        dataset(name),
+        split=split,
+        root=root,
+        annotation=annotation,
+        video_root=video_root,
+        where=where,
+        relevant_share_below=relevant_share_below,
+        longer_than_s=longer_than_s,
+        shuffle_options=shuffle_options,
+        on_invalid=on_invalid,
+        on_missing_video=on_missing_video,
+        allow_outside=allow_outside,
+        **options,
+    )
+
+
+def load_named(name: str, split: str | None = None, **options: Any) -> BenchmarkSuite:
+    """Load a suite as ``LongVideoQAEnv(suite="benchmarks.registry:load_named")`` asks for it."""
+    return load_suite(name, split=split, **options)
+
+
+def make_env(benchmark: str, split: str | None = None, **kwargs: Any) -> LongVideoQAEnv:
+    """Make an environment of a benchmark: ``gym.make("benchmarks:LongVideo/VideoMME-v0", ...)``.
+
+    Args:
+        benchmark: Its name.
+        split: By default the one that is reported.
+        **kwargs: Those of ``load_suite`` and those of ``LongVideoQAEnv``; ``seek`` is "exact" here.
+    """
+    found = dataset(benchmark)
+    names = (*_SUITE_OPTIONS, *found.options)
+    options = {name: kwargs.pop(name) for name in names if name in kwargs}
+    settings = {"seek": "exact", **kwargs}
+    split = found.default_split if split is None else split
+    if "suite" in settings:
+        if options:
+            raise ValueError(
+                f"{sorted(options)} belong to a suite's name; suite= is loaded already"
+            )
+        return LongVideoQAEnv(split=split, **settings)
+    return LongVideoQAEnv(
+        suite="benchmarks.registry:load_named",
+        split=split,
+        suite_options={"name": benchmark, **options, **settings.pop("suite_options", {})},
+        **settings,
+    )

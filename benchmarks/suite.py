@@ -1,0 +1,301 @@
+"""BenchmarkSuite: a published benchmark as an ordered collection of tasks.
+
+Real annotation has defects. Rows that cannot be asked are left out and listed in ``invalid``, with
+the kind of the defect; those that can be asked in spite of one are kept, and the task's ``issues``
+name it. Loading reads the annotation and lists directories; it opens no video.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from benchmarks.dataset import Converted, Dataset, Defect, Source
+from benchmarks.layout import VideoFinder, find_layout
+from gym_longvideo.annotation import parse_record
+from gym_longvideo.suite import OnMissingVideo
+from gym_longvideo.task import Task
+from gym_longvideo.video import open_video
+from gym_longvideo.video.errors import VideoNotFoundError
+from gym_longvideo.video.source import Video
+
+OnInvalid = Literal["skip", "raise", "keep"]
+_PATHS = ("root", "annotation", "video_root")
+
+
+class Invalid(NamedTuple):
+    """A row left out: where it stands, the kind of its defect, and what is wrong."""
+
+    place: str
+    kind: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
+
+
+class BenchmarkSuite:
+    """A split of a dataset; see ``benchmarks.load_suite`` for the arguments.
+
+    Attributes:
+        name: Of the dataset.
+        split: Of the dataset.
+        max_options: The largest number of options of a task.
+        dataset: What the adapter says.
+        options: Every choice that decides which tasks there are and how they are put, JSON-able;
+            no paths.
+        annotation_digests: File name -> first 12 hexadecimal digits of its SHA-256.
+        rows: Rows read.
+        filtered: Rows that the filters left out.
+        invalid: Rows left out.
+        missing: Tasks whose video is not there, as "id: path".
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        split: str | None = None,
+        root: str | os.PathLike[str] | None = None,
+        annotation: str | os.PathLike[str] | None = None,
+        video_root: str | os.PathLike[str] | None = None,
+        where: Mapping[str, Any] | None = None,
+        relevant_share_below: float | None = None,
+        longer_than_s: float | None = None,
+        shuffle_options: int | None = None,
+        on_invalid: OnInvalid = "skip",
+        on_missing_video: OnMissingVideo = "keep",
+        allow_outside: bool = False,
+        **options: Any,
+    ) -> None:
+        split = dataset.default_split if split is None else split
+        if split not in dataset.splits:
+            raise ValueError(
+                f"{dataset.name} has no split {split!r}; use one of {list(dataset.splits)}"
+            )
+        for key, value, choices in (
+            ("on_invalid", on_invalid, get_args(OnInvalid)),
+            ("on_missing_video", on_missing_video, get_args(OnMissingVideo)),
+        ):
+            if value not in choices:
+                raise ValueError(f"{key}={value!r} is unknown; use one of {list(choices)}")
+        if unknown := sorted(set(options) - set(dataset.options)):
+            raise ValueError(
+                f"{dataset.name} does not know {unknown[0]}={options[unknown[0]]!r}; beside those "
+                f"of load_suite it takes {sorted(dataset.options) or 'no options'}"
+            )
+        _check_number("relevant_share_below", relevant_share_below)
+        _check_number("longer_than_s", longer_than_s)
+        if shuffle_options is not None and not isinstance(shuffle_options, int):
+            raise ValueError(f"shuffle_options={shuffle_options!r} must be a whole number (a seed)")
+        self.dataset, self.name, self.split = dataset, dataset.name, split
+        self.options: dict[str, Any] = {
+            **dataset.options,
+            **options,
+            "where": _wanted(where),
+            "relevant_share_below": relevant_share_below,
+            "longer_than_s": longer_than_s,
+            "shuffle_options": shuffle_options,
+            "on_invalid": on_invalid,
+            "on_missing_video": on_missing_video,
+        }
+        layout = find_layout(
+            dataset, split, root=root, annotation=annotation, video_root=video_root
+        )
+        self.files = layout.files
+        self.annotation_digests = {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in layout.files
+        }
+        self.finder = VideoFinder(layout, dataset.folders, allow_outside=allow_outside)
+        self.rows = self.filtered = 0
+        self.invalid: list[Invalid] = []
+        self.missing: list[str] = []
+        self._tasks: list[Task] = []
+        self._index: dict[str, int] = {}
+        self._seen: set[str] = set()
+        source = Source(split, layout.files, layout.roots)
+        self._read(dataset.convert(source, **{**dataset.options, **options}))
+        if not self._tasks:
+            raise ValueError(self._nothing_left())
+        self.max_options = max(len(task.options) for task in self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __getitem__(self, index: int) -> Task:
+        return self._tasks[index]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BenchmarkSuite:
+        return self
+
+    def __repr__(self) -> str:
+        return f"BenchmarkSuite({self.name!r}, split={self.split!r}, tasks={len(self)})"
+
+    def index_of(self, task_id: str) -> int:
+        """Return the index of a task."""
+        return self._index[task_id]
+
+    def open_video(self, task: Task, *, backend: str = "pyav", isolate: bool = False) -> Video:
+        """Open a task's file.
+
+        Raises:
+            VideoError: If it is missing (the message names the archives to unpack, if there are
+                any), broken, or a link that leaves the root.
+        """
+        if not os.path.exists(task.video):
+            raise VideoNotFoundError(f"is missing{self.unpack_hint()}", path=task.video)
+        if not self.finder.trusts(task.video):
+            raise VideoNotFoundError(
+                f"is a link to {os.path.realpath(task.video)}, outside the root; pass "
+                "allow_outside=True if you trust the files",
+                path=task.video,
+            )
+        return open_video(task.video, backend=backend, isolate=isolate)
+
+    def unpack_hint(self) -> str:
+        """Return which archives below the root are still packed, and how to unpack them, or ""."""
+        for root in self.finder.layout.roots:
+            for archive in self.dataset.archives:
+                if found := sorted(root.glob(archive.pattern)):
+                    names = found[0].name if len(found) == 1 else f"{found[0].name} and others"
+                    return f"; {root} holds {names}, still packed: {archive.command}"
+        return ""
+
+    def _read(self, converted: Iterator[Converted]) -> None:
+        for position, (place, record) in enumerate(converted):
+            self.rows += 1
+            try:
+                if isinstance(record, ValueError):
+                    raise record
+                task, there = self._task(record, default_id=str(position))
+            except ValueError as error:
+                if self.options["on_invalid"] == "raise":
+                    raise ValueError(
+                        f'{place}: {error} (on_invalid="skip" leaves such rows out)'
+                    ) from None
+                kind = error.kind if isinstance(error, Defect) else "malformed_row"
+                self.invalid.append(Invalid(place, kind, str(error)))
+                continue
+            if not self._wants(task):
+                self.filtered += 1
+            elif there or self._wants_missing(task):
+                self._index[task.task_id] = len(self._tasks)
+                self._tasks.append(task)
+
+    def _task(self, record: Mapping[str, Any], *, default_id: str) -> tuple[Task, bool]:
+        """Return the task of a record, and whether its video is there."""
+        fields = {key: value for key, value in record.items() if key != "issues"}
+        issues = tuple(record.get("issues", ()))
+        try:
+            task = parse_record(fields, default_id=default_id)
+        except ValueError:
+            if self.options["on_invalid"] != "keep":
+                raise
+            # What can still be asked is kept: without an answer, without segments.
+            task = parse_record({**fields, "answer": None, "segments": None}, default_id=default_id)
+            issues = (*issues, "unscorable")
+        if task.task_id in self._seen:
+            raise Defect("duplicate_id", f"id {task.task_id!r} is given twice; ids must be unique")
+        path, there = self.finder.find(task.video)
+        self._seen.add(task.task_id)
+        # A frozen dataclass is rebuilt by hand here: dataclasses.replace costs three times as much.
+        video_id = task.video if task.video_id in ("", task.video) else task.video_id
+        issues = (*task.issues, *issues)
+        task = Task(**{**task.__dict__, "video": path, "video_id": video_id, "issues": issues})
+        seed = self.options["shuffle_options"]
+        return (task if seed is None else shuffled(task, seed)), there
+
+    def _wants_missing(self, task: Task) -> bool:
+        self.missing.append(f"{task.task_id}: {task.video}")
+        if self.options["on_missing_video"] == "raise":
+            raise VideoNotFoundError(f"is missing{self.unpack_hint()}", path=task.video)
+        return self.options["on_missing_video"] == "keep"
+
+    def _wants(self, task: Task) -> bool:
+        options = self.options
+        if options["where"]:
+            groups = self.dataset.groups(asdict(task))
+            for name, values in options["where"].items():
+                if name not in groups:
+                    raise ValueError(
+                        f"where names {name!r}; {self.name} knows the groups {sorted(groups)}"
+                    )
+                if not set(values) & set(groups[name]):
+                    return False
+        duration_s, share = task.duration_s, relevant_share(task)
+        limit, least_s = options["relevant_share_below"], options["longer_than_s"]
+        if limit is not None and not (share is not None and share < limit):
+            return False
+        return least_s is None or (duration_s is not None and duration_s > least_s)
+
+    def _nothing_left(self) -> str:
+        files = ", ".join(str(file) for file in self.files)
+        if self.invalid and not self.filtered:
+            return (
+                f"{files}: none of {self.rows} rows is usable, {len(self.invalid)} are broken; "
+                f"the first: {self.invalid[0]}"
+            )
+        if self.missing and self.options["on_missing_video"] == "skip":
+            return (
+                f"{files}: no video of {len(self.missing)} tasks is there, the first is "
+                f"{self.missing[0]}{self.unpack_hint()}; pass video_root= with their directory"
+            )
+        return f"{files}: no task of split {self.split!r} passes the filters {self.options}"
+
+
+def relevant_share(task: Task) -> float | None:
+    """Return which share of the video the segments cover, or None if that is not known."""
+    if not task.segments_s or not task.duration_s:
+        return None
+    covered, end = 0.0, 0.0
+    for start_s, end_s in task.segments_s:  # sorted
+        covered += max(0.0, end_s - max(start_s, end))
+        end = max(end, end_s)
+    return covered / task.duration_s
+
+
+def option_order(task_id: str, count: int, seed: int) -> list[int]:
+    """Return the order in which a task's options are put, the same on every machine."""
+    digest = hashlib.sha256(f"{seed}:{task_id}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "big")).permutation(count).tolist()
+
+
+def shuffled(task: Task, seed: int) -> Task:
+    """Return a task with its options in another order."""
+    return reordered(task, option_order(task.task_id, len(task.options), seed))
+
+
+def reordered(task: Task, order: Sequence[int]) -> Task:
+    """Return a task whose option i is the old option ``order[i]``; ``meta`` keeps the order."""
+    answer = task.answer_index
+    return replace(
+        task,
+        options=tuple(task.options[i] for i in order),
+        answer_index=None if answer is None else list(order).index(answer),
+        meta={**task.meta, "option_order": list(order)},
+    )
+
+
+def _wanted(where: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    if where is None:
+        return {}
+    if not isinstance(where, Mapping):
+        raise ValueError(f'where={where!r} must map groups to values: {{"duration": "long"}}')
+    return {
+        str(name): [str(value) for value in ([values] if _single(values) else values)]
+        for name, values in where.items()
+    }
+
+
+def _single(values: Any) -> bool:
+    return isinstance(values, (str, int, float))
+
+
+def _check_number(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise ValueError(f"{name}={value!r} must be a number, or None")

@@ -1,0 +1,75 @@
+"""Video-MME: 2,700 questions about 900 videos, short to an hour long; no segments.
+
+The letter is authoritative: six questions have the right text under several letters. The annotation
+gives a class of duration, no seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from benchmarks.dataset import Archive, Converted, Dataset, Source, Split
+
+_GROUPS = ("duration", "domain", "sub_category", "task_type")
+
+
+def _convert(source: Source) -> Iterator[Converted]:
+    for place, fields in source.rows():
+        if isinstance(fields, ValueError):
+            yield Converted(place, fields)
+        elif isinstance(nested := fields.get("questions"), list):
+            # The official result format: an item a video, with its questions inside.
+            for i, question in enumerate(nested):
+                yield Converted(f"{place}, question {i}", _record({**fields, **question}))
+        else:
+            yield Converted(place, _record(fields))
+
+
+def _record(fields: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in fields.items() if key not in ("questions", "duration")}
+    stem = fields.get("videoID") or fields.get("url") or ""
+    return {
+        **kept,
+        "id": fields.get("question_id"),
+        "video": f"{str(stem).rpartition('=')[2]}.mp4",
+        "video_id": str(fields.get("video_id", stem)),
+        "options": fields.get("options", fields.get("candidates")),
+        "duration_group": fields.get("duration"),
+        "task_types": [fields["task_type"]] if fields.get("task_type") else [],
+    }
+
+
+def _groups(task: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    meta = task["meta"]
+    values = {**meta, "duration": meta.get("duration_group"), "task_type": None}
+    groups = {name: (str(values[name]),) for name in _GROUPS if values.get(name)}
+    return {**groups, "task_type": tuple(task["task_types"])}
+
+
+VIDEOMME = Dataset(
+    name="videomme",
+    env_id="LongVideo/VideoMME-v0",
+    title="Video-MME",
+    source="https://huggingface.co/datasets/lmms-lab/Video-MME",
+    licence="academic research only, no redistribution",
+    splits={
+        "test": Split(
+            (
+                "videomme/test-*.parquet",
+                "test-*.parquet",
+                "Video-MME.tsv",
+                "videomme.json",
+                "eval_videomme.json",
+            )
+        )
+    },
+    default_split="test",
+    directories=("Video-MME", "videomme", "datasets--lmms-lab--Video-MME"),
+    folders=("data", "video", "videos"),
+    archives=(
+        Archive("videos_chunked_*.zip", "for f in videos_chunked_*.zip; do unzip -n $f; done"),
+    ),
+    convert=_convert,
+    groups=_groups,
+)
