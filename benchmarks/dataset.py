@@ -49,10 +49,12 @@ class Split:
         files: Glob patterns of its annotation below a root, tried in this order; the first that
             matches anything wins, and all its matches are read.
         scored: Whether its answers are public.
+        tasks: How many usable questions it is published with; None where that differs by copy.
     """
 
     files: tuple[str, ...]
     scored: bool = True
+    tasks: int | None = None
 
 
 class Archive(NamedTuple):
@@ -81,6 +83,13 @@ class Source:
         for file in self.files:
             yield from read_table(file)
 
+    def convert(
+        self, convert: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> Iterator[Converted]:
+        """Yield the rows of all files, converted one by one."""
+        for place, fields in self.rows():
+            yield converted(place, fields, convert)
+
     def beside(self, *patterns: str) -> Path | None:
         """Return the first file beside the annotation, or below a root, that matches a pattern."""
         for pattern in patterns:
@@ -88,6 +97,23 @@ class Source:
                 for path in sorted(directory.glob(pattern)):
                     return path
         return None
+
+
+def converted(
+    place: str,
+    fields: Mapping[str, Any] | ValueError,
+    convert: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+) -> Converted:
+    """Convert a row; whatever is wrong with it costs this row only."""
+    if isinstance(fields, ValueError):
+        return Converted(place, fields)
+    try:
+        return Converted(place, convert(fields))
+    except ValueError as error:
+        return Converted(place, error)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        # A field that is missing, or not of the type that every real file has.
+        return Converted(place, ValueError(f"not a row of this benchmark ({error!r})"))
 
 
 def group_by_type(task: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -154,6 +154,9 @@ class VideoFinder:
             ValueError: If the annotated path leaves every root.
         """
         relative = os.path.normpath(video.replace("\\", "/"))
+        for root in self._roots:  # an absolute path below a root is as good as a relative one
+            if relative.startswith(root + os.sep):
+                relative = os.path.relpath(relative, root)
         if os.path.isabs(relative) or relative.split("/", 1)[0] == "..":
             if not self.allow_outside:
                 raise ValueError(

@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.dataset import Converted, Dataset, Defect, Source
 from benchmarks.layout import VideoFinder, find_layout
+from benchmarks.repair import diagnose
 from gym_longvideo.annotation import parse_record
 from gym_longvideo.suite import OnMissingVideo
 from gym_longvideo.task import Task
@@ -178,7 +179,7 @@ class BenchmarkSuite:
                     raise ValueError(
                         f'{place}: {error} (on_invalid="skip" leaves such rows out)'
                     ) from None
-                kind = error.kind if isinstance(error, Defect) else "malformed_row"
+                kind = error.kind if isinstance(error, Defect) else _kind(record)
                 self.invalid.append(Invalid(place, kind, str(error)))
                 continue
             if not self._wants(task):
@@ -196,9 +197,9 @@ class BenchmarkSuite:
         except ValueError:
             if self.options["on_invalid"] != "keep":
                 raise
-            # What can still be asked is kept: without an answer, without segments.
-            task = parse_record({**fields, "answer": None, "segments": None}, default_id=default_id)
-            issues = (*issues, "unscorable")
+            # What can still be asked is kept: without segments, or without an answer.
+            task, issue = _salvage(fields, default_id)
+            issues = (*issues, issue)
         if task.task_id in self._seen:
             raise Defect("duplicate_id", f"id {task.task_id!r} is given twice; ids must be unique")
         path, there = self.finder.find(task.video)
@@ -246,6 +247,21 @@ class BenchmarkSuite:
                 f"{self.missing[0]}{self.unpack_hint()}; pass video_root= with their directory"
             )
         return f"{files}: no task of split {self.split!r} passes the filters {self.options}"
+
+
+def _kind(record: Mapping[str, Any] | ValueError) -> str:
+    return "malformed_row" if isinstance(record, ValueError) else diagnose(record)
+
+
+def _salvage(fields: Mapping[str, Any], default_id: str) -> tuple[Task, str]:
+    """Return the task of a broken record, and what had to be given up for it."""
+    if diagnose(fields) != "answer_not_in_options":
+        try:
+            return parse_record({**fields, "segments": None}, default_id=default_id), "no_segments"
+        except ValueError:
+            pass
+    kept = {**fields, "answer": None, "segments": None}
+    return parse_record(kept, default_id=default_id), "unscorable"
 
 
 def relevant_share(task: Task) -> float | None:

@@ -10,6 +10,7 @@ import ast
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,7 +135,12 @@ def _parquet(path: Path) -> Iterator[Row]:
     except (ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a Parquet file ({error})") from None
     for i, fields in enumerate(table.to_pylist()):
-        yield Row(f"{path}, row {i}", fields)
+        yield Row(f"{path}, row {i}", {name: _finite(value) for name, value in fields.items()})
+
+
+def _finite(value: Any) -> Any:
+    """Read NaN, by which pandas writes what is missing, as null: records must be strict JSON."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _no_number(name: str) -> None:

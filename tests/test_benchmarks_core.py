@@ -112,8 +112,8 @@ def test_filters_shuffles_and_what_is_left_out(tmp_path):
     assert len(suite) == 3 and suite.rows == 6
     assert [invalid.kind for invalid in suite.invalid] == [
         "duplicate_id",
-        "malformed_row",
-        "malformed_row",
+        "answer_not_in_options",
+        "blank_question",
     ]
     plain = benchmarks.load_suite("videomme", root=tmp_path)
     for task, before in zip(suite, plain, strict=True):
