@@ -1,0 +1,397 @@
+"""Endpoint: replies of a model behind an OpenAI-compatible server (vLLM, SGLang, hosted ones).
+
+Where the line lies between the policy and the machinery: a completion that arrived whole is what
+the model said, and counts, whatever it says; no content at all (null, empty, refused, cut at the
+token limit) is an empty or cut reply, which the environment finds malformed. Everything short of
+that is the machinery's: no connection, a time-out, a status other than 200, a body that is no JSON
+or holds no choice, a stream that ends before the reply did. Such a request is tried again, and when
+it keeps failing it raises ``EndpointError``; nobody is ever marked wrong for it.
+
+Requests stream where the server lets them, because only then can the time before the first token
+be told from the time after it.
+"""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import importlib
+import io
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+
+_log = logging.getLogger(__name__)
+
+ImageFormat = Literal["png", "jpeg"]
+API_KEY = "OPENAI_API_KEY"
+_RETRIED = {408, 409, 425, 429}  # and every 5xx
+_NOT_STREAMED = {400, 404, 405, 406, 415, 422, 501}  # what servers say that do not stream
+_LONGEST_WAIT_S = 300.0
+_CONNECT_S = 10.0
+_OWN = {"model", "messages", "stream", "stream_options", "n"}
+
+
+class EndpointError(Exception):
+    """A request got no reply of the model, however often it was tried."""
+
+
+class Reply(NamedTuple):
+    """What a model said.
+
+    Attributes:
+        text: The reply, "" if it said nothing.
+        prompt_tokens: Tokens of the whole dialogue so far, ``None`` if the server does not say.
+        reply_tokens: Tokens of the reply, ``None`` if the server does not say.
+        prefill_s: Seconds before the first token, ``None`` if the reply was not streamed.
+        generate_s: Seconds after it, ``None`` if the reply was not streamed.
+        retries: Requests that failed before this one.
+    """
+
+    text: str
+    prompt_tokens: int | None
+    reply_tokens: int | None
+    prefill_s: float | None
+    generate_s: float | None
+    retries: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """How replies are asked for.
+
+    Attributes:
+        temperature: 0.0 always takes the likeliest token.
+        max_tokens: Longest reply.
+        more: Further fields of the request ("top_p", "chat_template_kwargs", ...); they win over
+            the two above, and ``None`` leaves a field out.
+        image_format: "png" keeps every pixel, "jpeg" (quality 90) makes smaller requests.
+    """
+
+    temperature: float = 0.0
+    max_tokens: int = 512
+    more: Mapping[str, Any] = field(default_factory=dict)
+    image_format: ImageFormat = "png"
+
+    def __post_init__(self) -> None:
+        if own := sorted(_OWN & set(self.more)):
+            raise ValueError(f"request={dict(self.more)} sets {own}, which the evaluation sets")
+        if self.image_format not in get_args(ImageFormat):
+            raise ValueError(f"image_format={self.image_format!r} is unknown; use one of "
+                             f"{get_args(ImageFormat)}")  # fmt: skip
+        if not 0 <= self.temperature < math.inf or self.max_tokens < 1:
+            raise ValueError(f"temperature={self.temperature} must be 0 or more and max_tokens="
+                             f"{self.max_tokens} 1 or more")  # fmt: skip
+
+    def fields(self, seed: int) -> dict[str, Any]:
+        """Return the fields of a request; the seed goes with it where anything is drawn."""
+        fields = {"temperature": self.temperature, "max_tokens": self.max_tokens, **self.more}
+        if fields.get("temperature"):
+            fields.setdefault("seed", seed)
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+class Endpoint:
+    """A model behind a server. Safe to use from many threads.
+
+    Args:
+        base_url: Of the API, such as ``http://localhost:8000/v1``.
+        model: Name of the model there.
+        request: How replies are asked for.
+        timeout_s: Seconds until the first byte of an answer, and again until its last.
+        retries: How often a request is tried again.
+        backoff_s: Seconds before the first retry, doubled for each further one; a ``Retry-After``
+            of the server is heeded if it is longer.
+        api_key_env: Environment variable that holds the key. Local servers need none.
+        wait: Sleeps; returns whether to give up.
+
+    Raises:
+        ValueError: For arguments that have no meaning.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        request: Request | None = None,
+        timeout_s: float = 300.0,
+        retries: int = 4,
+        backoff_s: float = 1.0,
+        api_key_env: str = API_KEY,
+        wait: Callable[[float], bool] | None = None,
+    ) -> None:
+        if not model:
+            raise ValueError(f"which model of {base_url}? Name it with model=")
+        for name, value, least in (("retries", retries, 0), ("backoff_s", backoff_s, 0)):
+            if isinstance(value, bool) or not least <= value < math.inf:
+                raise ValueError(f"{name}={value!r} must be {least} or more")
+        if not 0 < timeout_s < math.inf:
+            raise ValueError(f"timeout_s={timeout_s!r} must be a number of seconds above 0")
+        try:
+            import openai
+        except ImportError:
+            raise ValueError("endpoints need the openai package: pip install openai") from None
+        key = os.environ.get(api_key_env, "")
+        if not key and api_key_env != API_KEY:
+            raise ValueError(f"api_key_env={api_key_env!r}: no such environment variable is set")
+        self.model, self.request = model, request or Request()
+        self.retries, self.backoff_s, self._key = retries, backoff_s, key
+        self._wait = wait or threading.Event().wait
+        self._mode = 0  # an index into _MODES; grows where the server refuses
+        library = openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0]
+        self._http: Any = importlib.import_module(library)  # httpx, or what has replaced it
+        self._client = openai.OpenAI(
+            base_url=base_url.rstrip("/").removesuffix("/chat/completions"),
+            api_key=key or "none",
+            max_retries=0,  # ours also try again what broke in the middle of a body
+            timeout=self._http.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s)),
+            http_client=openai.DefaultHttpxClient(
+                event_hooks={"response": [_limit(self._http, timeout_s)]}
+            ),
+        )
+        self._broken = (openai.OpenAIError, self._http.HTTPError, self._http.StreamError)
+
+    def close(self) -> None:
+        """Close the connections. Idempotent."""
+        self._client.close()
+
+    def reply(self, messages: Sequence[Mapping[str, Any]], seed: int = 0) -> Reply:
+        """Return what the model says next.
+
+        Args:
+            messages: The dialogue, as the API takes it; see ``chat_message``.
+            seed: Of the reply, where anything is drawn.
+
+        Raises:
+            EndpointError: If there is no reply after all retries.
+        """
+        fields = self.request.fields(seed)
+        failed = 0
+        while True:
+            try:
+                return self._negotiate(messages, fields)._replace(retries=failed)
+            except (*self._broken, _Broken, ValueError, RecursionError) as error:
+                said = self._redacted(error)
+                wait_s = self._patience(error, failed)
+                failed += 1
+                if wait_s is None or failed > self.retries or self._wait(wait_s):
+                    raise EndpointError(said if failed == 1 else f"{said} ({failed} times)"
+                                        ) from None  # fmt: skip
+                _log.debug("%s; again in %.1f s", said, wait_s)
+
+    def _negotiate(self, messages: Any, fields: dict[str, Any]) -> Reply:
+        """Ask in the best way that the server takes; remember which that was."""
+        first = self._mode
+        for mode in range(first, len(_MODES)):
+            try:
+                reply = self._ask(messages, fields, _MODES[mode])
+            except Exception as error:
+                refused = isinstance(error, _NoStream) or _status(error) in _NOT_STREAMED
+                if mode + 1 == len(_MODES) or not refused:
+                    raise
+                continue
+            if mode > self._mode:
+                _log.info("the endpoint takes no %s", _MODES[self._mode])
+                self._mode = mode
+            return reply
+        raise AssertionError("unreachable")
+
+    def _ask(self, messages: Any, fields: dict[str, Any], extra: dict[str, Any]) -> Reply:
+        started = time.perf_counter()
+        create = self._client.chat.completions.create
+        if not extra:
+            raw = self._client.chat.completions.with_raw_response.create(
+                model=self.model, messages=messages, extra_body=fields
+            )
+            return _whole(raw.http_response.json())
+        with create(model=self.model, messages=messages, extra_body=fields, **extra) as stream:
+            return _streamed(stream, started)
+
+    def _patience(self, error: BaseException, failed: int) -> float | None:
+        """Return the seconds to wait before a retry, ``None`` if there is no point in one."""
+        status = _status(error)
+        if status is not None and status < 500 and status not in _RETRIED:
+            return None
+        asked = _retry_after(getattr(getattr(error, "response", None), "headers", {}))
+        return min(max(self.backoff_s * 2**failed, asked), _LONGEST_WAIT_S)
+
+    def _redacted(self, error: BaseException) -> str:
+        cause = f" ({error.__cause__})" if error.__cause__ and str(error.__cause__) else ""
+        said = f"{type(error).__name__.lstrip('_')}: {error}{cause}"
+        said = said if len(said) <= 500 else said[:497] + "..."
+        return said.replace(self._key, "***") if self._key else said
+
+
+_MODES: tuple[dict[str, Any], ...] = (
+    {"stream": True, "stream_options": {"include_usage": True}},
+    {"stream": True},
+    {},
+)
+
+
+class _Broken(Exception):
+    """What came back is no completion."""
+
+
+class _NoStream(_Broken):
+    """A stream was asked for, and something else came."""
+
+
+def chat_message(message: Mapping[str, Any], image_format: ImageFormat = "png") -> dict[str, Any]:
+    """Return a message of ``TextProtocol.messages`` as the API takes it.
+
+    Images become data URLs. Messages without any become plain strings, which every server takes.
+    """
+    parts = message["content"]
+    if all(part["type"] == "text" for part in parts):
+        return {"role": message["role"], "content": "".join(part["text"] for part in parts)}
+    content = [
+        {"type": "text", "text": part["text"]}
+        if part["type"] == "text"
+        else {"type": "image_url", "image_url": {"url": data_url(part["image"], image_format)}}
+        for part in parts
+    ]
+    return {"role": message["role"], "content": content}
+
+
+def data_url(image: np.ndarray, image_format: ImageFormat = "png") -> str:
+    """Return an image, (H, W, 3) uint8, as a data URL."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    options = {"quality": 90} if image_format == "jpeg" else {}
+    Image.fromarray(image).save(stream, image_format, **options)
+    return f"data:image/{image_format};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _streamed(stream: Any, started: float) -> Reply:
+    """Read a stream of chunks to its end."""
+    text: list[str] = []
+    thought: list[str] = []
+    usage: Any = None
+    first = ended = 0.0
+    some = finished = False
+    for chunk in stream:
+        some = True
+        usage = getattr(chunk, "usage", None) or usage
+        for choice in (getattr(chunk, "choices", None) or [])[:1]:
+            delta = getattr(choice, "delta", None)
+            content, reasoning = _said(_mapping(delta))
+            if content or reasoning:
+                ended = time.perf_counter()
+                first = first or ended
+                text.append(content)
+                thought.append(reasoning)
+            finished |= bool(getattr(choice, "finish_reason", None))
+    if not some:
+        raise _NoStream("the answer to a request for a stream holds no event")
+    if not finished:
+        raise _Broken("the stream ended before the reply did")
+    ended = ended or time.perf_counter()
+    first = first or ended
+    return Reply(
+        _text("".join(text), "".join(thought)),
+        *_tokens(_mapping(usage)),
+        first - started,
+        ended - first,
+        0,
+    )
+
+
+def _whole(body: Any) -> Reply:
+    """Read an answer that came in one piece."""
+    choices = body.get("choices") if isinstance(body, dict) else None
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise _Broken(f"the answer holds no choice: {str(body)[:200]}")
+    message = choices[0].get("message")
+    if not isinstance(message, dict):
+        raise _Broken(f"the choice holds no message: {str(choices[0])[:200]}")
+    return Reply(_text(*_said(message)), *_tokens(_mapping(body.get("usage"))), None, None, 0)
+
+
+def _said(message: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the content of a message (or of a part of one), and the thinking told apart from it.
+
+    Servers that know a model's thinking marks cut it off: vLLM and SGLang call it
+    ``reasoning_content``, newer ones ``reasoning``.
+    """
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(str(_mapping(part).get("text") or "") for part in content)
+    if not isinstance(content, str | None):
+        raise _Broken(f"the content of the message is {type(content).__name__}, not text")
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    return content or "", reasoning if isinstance(reasoning, str) else ""
+
+
+def _text(content: str, reasoning: str) -> str:
+    """Return a reply as the model wrote it, thinking put back; no lone surrogates."""
+    if reasoning and "<think>" not in content:
+        content = f"<think>{reasoning}</think>{content}" if content else f"<think>{reasoning}"
+    return content.encode("utf-8", "replace").decode("utf-8")
+
+
+def _tokens(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    prompt, reply = (
+        each if isinstance(each, int) and not isinstance(each, bool) and each >= 0 else None
+        for each in counts
+    )
+    return prompt, reply
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """Return a piece of an answer as a mapping; the client makes models of what it knows."""
+    if hasattr(value, "model_dump"):
+        return {**(getattr(value, "model_extra", None) or {}), **vars(value)}
+    return value if isinstance(value, Mapping) else {}
+
+
+def _status(error: BaseException) -> int | None:
+    status = getattr(error, "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Return the seconds that a server asks to wait, 0.0 if it does not."""
+    value = headers.get("retry-after", "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        moment = email.utils.parsedate_tz(value)
+        seconds = email.utils.mktime_tz(moment) - time.time() if moment else 0.0
+    return seconds if 0 < seconds < math.inf else 0.0
+
+
+def _limit(http: Any, timeout_s: float) -> Callable[[Any], None]:
+    """Return a hook that gives the body of an answer a deadline.
+
+    The client's own time-out is one of silence: a server that sends a byte now and then (or the
+    comments that keep a stream alive) would never meet it.
+    """
+
+    class Limited(http.SyncByteStream):
+        def __init__(self, stream: Any) -> None:
+            self.stream, self.deadline = stream, time.monotonic() + timeout_s
+
+        def __iter__(self) -> Any:
+            for part in self.stream:
+                yield part
+                if time.monotonic() > self.deadline:
+                    raise http.ReadTimeout(f"the answer took longer than timeout_s={timeout_s:g}")
+
+        def close(self) -> None:
+            self.stream.close()
+
+    def limit(response: Any) -> None:
+        response.stream = Limited(response.stream)
+
+    return limit

@@ -1,0 +1,422 @@
+"""Evaluate a policy on a suite: ``python -m benchmarks.evaluate``.
+
+    python -m benchmarks.evaluate --suite haystack --policy bisect --episodes 1000
+    python -m benchmarks.evaluate --suite videomme --root DATA --policy runs/train-20250101-120000
+    python -m benchmarks.evaluate --suite my.jsonl --policy http://localhost:8000/v1 --model NAME
+
+Every episode is written as it ends. A run that was stopped, or killed, goes on when the same
+command is given again; episodes that broke are tried again then. Another command is refused there.
+
+Exit codes: 0 done; 1 stopped by a fault (no endpoint, no room); 2 arguments that have no meaning;
+130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tqdm import tqdm
+from tyro.constructors import PrimitiveConstructorSpec
+
+from benchmarks.controls import Control, ControlledSuite, chosen, control_settings
+from benchmarks.players import Job, MakeEnv, Player, make_player
+from benchmarks.runs import SUMMARY, RunError, RunWriter, read_run, write_json
+from gym_longvideo.env import LongVideoQAEnv
+from gym_longvideo.protocol import PROTOCOLS, example_turn, make_protocol
+from gym_longvideo.suite import Suite
+
+_log = logging.getLogger(__name__)
+
+SPLIT = "test"  # of suites that name none themselves
+_JSON = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="JSON",
+    instance_from_str=lambda words: _mapping(words[0]),
+    is_instance=lambda value: isinstance(value, dict),
+    str_from_instance=lambda value: [json.dumps(value)],
+)
+Options = Annotated[dict[str, Any], _JSON]
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no JSON ({error}); try '{{\"families\": \"needle\"}}'"
+                         ) from None  # fmt: skip
+    if not isinstance(value, dict):
+        raise ValueError(f'{text!r} is no JSON object; try \'{{"families": "needle"}}\'')
+    return value
+
+
+def load_suite(
+    suite: str | Suite, *, split: str = "", options: Mapping[str, Any] | None = None
+) -> Suite:
+    """Return a suite from what the command line takes.
+
+    Args:
+        suite: "haystack", the path of a JSON Lines annotation, "module:callable", the name of a
+            benchmark, or a ``Suite``.
+        split: By default that which a benchmark reports, "test" of the others.
+        options: Keyword arguments of the suite: root, annotation, video_root, filters.
+
+    Raises:
+        ValueError: If there is no such suite, or it does not take the options.
+    """
+    import gym_longvideo.suite as general
+
+    options = dict(options or {})
+    if not isinstance(suite, str):
+        return general.load_suite(suite, options=options)
+    if suite == "haystack" or suite.endswith((".jsonl", ".json")) or ":" in suite:
+        return general.load_suite(suite, split=split or SPLIT, options=options)
+    import benchmarks
+
+    try:
+        return benchmarks.load_suite(suite, split=split or None, **options)
+    except TypeError as error:
+        raise ValueError(f"suite={suite!r} with {sorted(options)}: {error}") from None
+
+
+def evaluate(
+    policy: str | Callable[[MakeEnv], Player],
+    suite: str | Suite,
+    *,
+    out: str | os.PathLike[str] = "",
+    split: str = "",
+    suite_options: Mapping[str, Any] | None = None,
+    env: Mapping[str, Any] | None = None,
+    protocol: str = "tags",
+    control: str = "none",
+    episodes: int | None = None,
+    seed: int = 0,
+    concurrency: int = 0,
+    policy_options: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Play a suite, write every episode as it ends, and return the summary.
+
+    Args:
+        policy: What ``players.make_player`` takes, or a function that makes a player.
+        suite: What ``load_suite`` takes.
+        out: Directory of the run, new or begun; by default one under runs/ named after its card.
+        split: Split of the suite.
+        suite_options: Keyword arguments of the suite.
+        env: Keyword arguments of ``LongVideoQAEnv``; seek is "exact" unless they say otherwise.
+        protocol: Text protocol; scripted policies speak none.
+        control: One of ``controls.CONTROLS``.
+        episodes: Questions to play, drawn by ``seed``; ``None`` for all.
+        seed: Of that choice, of shuffled options and of the policy.
+        concurrency: Episodes played side by side; 0 for what suits the policy.
+        policy_options: What else the policy takes by keyword (``model``, ``timeout_s``, ...).
+        progress: Whether to show a progress bar.
+
+    Returns:
+        What ``summary.summarize`` returns; it is also in ``summary.json``.
+
+    Raises:
+        ValueError: For arguments that have no meaning, or a run begun under another card.
+        RunError: If the run is in use, cannot be written, or not one episode could be played.
+        EndpointDown: If an endpoint stopped replying. In both cases what was played is kept.
+    """
+    from benchmarks.card import make_card
+
+    loaded = load_suite(suite, split=split, options=suite_options)
+    for what in ("invalid", "missing"):
+        if found := len(getattr(loaded, what, ())):
+            _log.warning("%d %s in the suite; python -m benchmarks.validate says more", found,
+                         "rows were left out" if what == "invalid" else "videos are missing"
+                         )  # fmt: skip
+    tasks = ControlledSuite(
+        loaded,
+        control,
+        indices=chosen(loaded, episodes, seed),
+        seed=seed,
+        options=_without_paths(suite_options),
+    )
+    settings = control_settings(control, {"seek": "exact", **(env or {})})
+    for name in ("suite", "split", "suite_options"):
+        if name in settings:
+            raise ValueError(f"env names {name!r}; pass it beside env")
+
+    def make_env() -> LongVideoQAEnv:
+        return LongVideoQAEnv(suite=tasks, **{**settings, "on_video_error": "raise"})
+
+    with contextlib.ExitStack() as stack:
+        probe = make_env()
+        stack.callback(probe.close)
+        if callable(policy):
+            player = policy(make_env)
+        else:
+            player = make_player(
+                policy,
+                make_env,
+                protocol=protocol,
+                seed=seed,
+                concurrency=concurrency,
+                options=policy_options,
+            )
+        stack.callback(player.close)
+        card = make_card(
+            probe,
+            tasks,
+            protocol=player.protocol,
+            system_prompt=_system_prompt(player.protocol, probe.max_turns),
+            control=control,
+            episodes=episodes,
+            seed=seed,
+            policy=player.policy,
+        )
+        directory = Path(out or Path("runs") / f"evaluate-{loaded.name}-{card.hash}")
+        keys = tasks.keys()
+        writer = stack.enter_context(RunWriter(directory, card, keys))
+        jobs = [Job(key, i) for i, key in enumerate(keys) if key not in writer.outcomes]
+        _log.info("%s: %d of %d episodes to play", directory, len(jobs), len(keys))
+        _play(player, jobs, writer, len(keys), progress)
+        if not writer.outcomes:
+            first = read_run(directory).faults[-1]
+            raise RunError(f"not one of {len(keys)} episodes could be played; {first['key']!r}: "
+                           f"{first['error']}")  # fmt: skip
+        from benchmarks.summary import summarize  # heavy, and not needed until now
+
+        summary = summarize(read_run(directory), tasks.dataset)
+        write_json(directory / SUMMARY, summary)
+    return {**summary, "directory": str(directory)}
+
+
+def _play(
+    player: Player, jobs: Sequence[Job], writer: RunWriter, total: int, progress: bool
+) -> None:
+    started = time.perf_counter()
+    with tqdm(
+        total=total,
+        initial=total - len(jobs),
+        unit="ep",
+        disable=not progress,
+        dynamic_ncols=True,
+        smoothing=0.1,
+    ) as bar:
+        for played in player.play(jobs):
+            if played.record is None:
+                writer.fault(played.key, played.error)
+                _log.debug("fault of %s: %s", played.key, played.error)
+            else:
+                writer.add(played.key, played.record, played.cost)
+            state = {"accuracy": f"{writer.accuracy:.3f}"}
+            if writer.faults:
+                state["faults"] = str(writer.faults)
+            bar.set_postfix(state, refresh=False)
+            bar.update(played.record is not None)
+    spent = max(time.perf_counter() - started, 1e-9)
+    if jobs:
+        _log.info("%d episodes in %.1f s, %.1f a second", len(jobs), spent, len(jobs) / spent)
+    if writer.faults:
+        _log.warning(
+            "%d episodes broke and say nothing about the policy; the same command tries them again",
+            writer.faults,
+        )
+
+
+def _system_prompt(protocol: str, max_turns: int) -> str:
+    """Return what a model is told at first; of custom protocols and numeric views nothing."""
+    if protocol not in PROTOCOLS:
+        return ""
+    return make_protocol(protocol).system(replace(example_turn(), max_turns=max_turns))
+
+
+def _without_paths(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    paths = ("root", "annotation", "video_root", "path")
+    return {name: value for name, value in (options or {}).items() if name not in paths}
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """An evaluation.
+
+    Attributes:
+        suite: "haystack", the path of a JSON Lines annotation, "module:callable" or the name of a
+            benchmark (python -m benchmarks.suites lists them).
+        policy: A scripted agent (random, uniform_single_turn, bisect, oracle, noisy_oracle), the
+            directory of a model or of a run of agents.train, or the URL of an endpoint.
+        out: Directory of the run, new or begun; by default one under runs/ named after its card.
+        model: Name of the model at an endpoint.
+        root: Directory of the dataset.
+        annotation: Path of the annotation, if it is not below the root.
+        video_root: Directory of the videos, if they are not below the root.
+        split: Split of the suite; by default that which a benchmark reports, "test" of others.
+        suite_options: Further keyword arguments of the suite.
+        protocol: Text protocol of models: tags, tags_seconds or tool_call.
+        control: none, blind, single_frame, shuffled or circular.
+        episodes: Questions to play, drawn by the seed; all by default.
+        seed: Of that choice, of shuffled options and of the policy.
+        concurrency: Episodes played side by side; 0 for what suits the policy.
+        max_turns: Turns of an episode.
+        frame_budget: Frames shown in an episode at most.
+        overview_frames: Frames of the overview, by default half of the budget.
+        frames_per_retrieval: Most frames of a retrieval, by default a quarter of the budget.
+        pool_size: Candidate frames of a video.
+        pool_rule: midpoint or linspace.
+        frame_size: Side of the frames in pixels.
+        fit: stretch or letterbox.
+        retrieval: pool or timeline.
+        seek: exact, keyframe or auto.
+        backend: pyav, decord or torchcodec.
+        isolate: Decode in child processes.
+        deadline_s: Seconds a decoding call may take.
+        cache_mb: Megabytes of decoded frames kept between episodes.
+        cache_dir: Directory for decoded frames.
+        env: Further keyword arguments of the environment; they win over those above.
+        max_new_tokens: Longest reply of a model; 0 for its own.
+        temperature: Of an endpoint's replies.
+        request: Further fields of requests to an endpoint.
+        image_format: png or jpeg, of images sent to an endpoint.
+        timeout_s: Seconds that a request may take.
+        retries: How often a request is tried again.
+        patience: Episodes in a row without a reply that end the run.
+        api_key_env: Environment variable that holds the key of an endpoint.
+        policy_options: Further keyword arguments of the policy.
+        quiet: Show no progress.
+    """
+
+    suite: str
+    policy: str
+    out: str = ""
+    model: str = ""
+    root: str = ""
+    annotation: str = ""
+    video_root: str = ""
+    split: str = ""
+    suite_options: Options = field(default_factory=dict)
+    protocol: str = "tags"
+    control: Control = "none"
+    episodes: int | None = None
+    seed: int = 0
+    concurrency: int = 0
+    max_turns: int = 3
+    frame_budget: int | None = 32
+    overview_frames: int | None = None
+    frames_per_retrieval: int | None = None
+    pool_size: int = 128
+    pool_rule: Literal["midpoint", "linspace"] = "midpoint"
+    frame_size: int = 56
+    fit: Literal["stretch", "letterbox"] = "stretch"
+    retrieval: Literal["pool", "timeline"] = "pool"
+    seek: Literal["exact", "keyframe", "auto"] = "exact"
+    backend: str = "pyav"
+    isolate: bool = False
+    deadline_s: float | None = 60.0
+    cache_mb: float = 0.0
+    cache_dir: str | None = None
+    env: Options = field(default_factory=dict)
+    max_new_tokens: int = 0
+    temperature: float = 0.0
+    request: Options = field(default_factory=dict)
+    image_format: Literal["png", "jpeg"] = "png"
+    timeout_s: float = 300.0
+    retries: int = 4
+    patience: int = 16
+    api_key_env: str = "OPENAI_API_KEY"
+    policy_options: Options = field(default_factory=dict)
+    quiet: bool = False
+
+    def run(self) -> dict[str, Any]:
+        """Evaluate; see ``evaluate`` for what it returns and raises."""
+        return evaluate(
+            self.policy,
+            self.suite,
+            out=self.out,
+            split=self.split,
+            suite_options=self._suite_options(),
+            env=self._env(),
+            protocol=self.protocol,
+            control=self.control,
+            episodes=self.episodes,
+            seed=self.seed,
+            concurrency=self.concurrency,
+            policy_options=self._policy_options(),
+            progress=not self.quiet,
+        )
+
+    def _suite_options(self) -> dict[str, Any]:
+        named = ("root", "annotation", "video_root")
+        given = {name: getattr(self, name) for name in named if getattr(self, name)}
+        return {**given, **self.suite_options}
+
+    def _env(self) -> dict[str, Any]:
+        names = (
+            "max_turns", "frame_budget", "overview_frames", "frames_per_retrieval", "pool_size",
+            "pool_rule", "frame_size", "fit", "retrieval", "seek", "backend", "isolate",
+            "deadline_s", "cache_mb", "cache_dir",
+        )  # fmt: skip
+        return {**{name: getattr(self, name) for name in names}, **self.env}
+
+    def _policy_options(self) -> dict[str, Any]:
+        from agents.scripted import AGENTS
+
+        names: tuple[str, ...] = ("max_new_tokens",)
+        if self.policy.startswith(("http://", "https://")):
+            names += ("model", "temperature", "request", "image_format", "timeout_s", "retries",
+                      "patience", "api_key_env")  # fmt: skip
+        given = {} if self.policy in AGENTS else {name: getattr(self, name) for name in names}
+        return {**given, **self.policy_options}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; return the exit code."""
+    import tyro
+
+    from benchmarks.endpoint_player import EndpointDown
+
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    for name in ("httpx", "httpx2", "openai"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # transformers 5 says nothing in these that a user could act on.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        config = tyro.cli(
+            EvaluateConfig, args=list(given), description=__doc__, prog="benchmarks.evaluate"
+        )
+        summary = config.run()
+    except KeyboardInterrupt:
+        print("\nstopped; give the same command again to go on", file=sys.stderr)
+        return 130
+    except (RunError, EndpointDown) as error:
+        return _fail(error, 1)
+    except (ValueError, OSError, ImportError) as error:
+        return _fail(error, 2)
+    print("\n".join(_lines(summary)))
+    return 0
+
+
+def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is printed at the end."""
+    for name in ("accuracy", "lenient_accuracy"):
+        value = summary.get(name)
+        if isinstance(value, Mapping) and value.get("value") is not None:
+            ends = [value.get("low"), value.get("high")]
+            between = "" if None in ends else f" ({ends[0]:.3f} to {ends[1]:.3f})"
+            yield f"{name.replace('_', ' ')} {value['value']:.3f}{between}"
+    yield (
+        f"{summary['episodes']} episodes, {summary['faults']} faults, card {summary['hash']}: "
+        f"{summary['directory']}"
+    )
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
