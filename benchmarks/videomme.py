@@ -6,34 +6,40 @@ gives a class of duration, no seconds.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.dataset import Archive, Converted, Dataset, Source, Split
+from benchmarks.dataset import Archive, Converted, Dataset, Source, Split, converted
 
 _GROUPS = ("duration", "domain", "sub_category", "task_type")
+_OWN = ("questions", "duration", "response", "index", "video_path")
 
 
 def _convert(source: Source) -> Iterator[Converted]:
     for place, fields in source.rows():
-        if isinstance(fields, ValueError):
-            yield Converted(place, fields)
-        elif isinstance(nested := fields.get("questions"), list):
+        if isinstance(fields, Mapping) and isinstance(nested := fields.get("questions"), list):
             # The official result format: an item a video, with its questions inside.
             for i, question in enumerate(nested):
-                yield Converted(f"{place}, question {i}", _record({**fields, **question}))
+                inner = {**fields, **question} if isinstance(question, Mapping) else {}
+                yield converted(f"{place}, question {i}", inner, _record)
         else:
-            yield Converted(place, _record(fields))
+            yield converted(place, fields, _record)
 
 
 def _record(fields: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in fields.items() if key not in ("questions", "duration")}
-    stem = fields.get("videoID") or fields.get("url") or ""
+    kept = {key: value for key, value in fields.items() if key not in _OWN}
+    # VLMEvalKit calls the name "video" and numbers its rows; Video-R1 gives a path.
+    video = fields.get("videoID") or fields.get("video") or fields.get("path")
+    video = str(video or re.split("[=/]", str(fields.get("url", "")))[-1])
+    name = video.rpartition("/")[2].removesuffix(".mp4")
+    ids = (fields.get(key) for key in ("question_id", "problem_id", "index"))
+    identity = next((value for value in ids if value is not None), None)
     return {
         **kept,
-        "id": fields.get("question_id"),
-        "video": f"{str(stem).rpartition('=')[2]}.mp4",
-        "video_id": str(fields.get("video_id", stem)),
+        **({} if identity is None else {"id": identity}),
+        "video": video if "." in name or video.endswith(".mp4") or not video else f"{video}.mp4",
+        "video_id": str(fields.get("video_id") or name),
         "options": fields.get("options", fields.get("candidates")),
         "duration_group": fields.get("duration"),
         "task_types": [fields["task_type"]] if fields.get("task_type") else [],
@@ -61,11 +67,18 @@ VIDEOMME = Dataset(
                 "Video-MME.tsv",
                 "videomme.json",
                 "eval_videomme.json",
-            )
+                "*/eval_videomme.json",
+            ),
+            tasks=2700,
         )
     },
     default_split="test",
-    directories=("Video-MME", "videomme", "datasets--lmms-lab--Video-MME"),
+    directories=(
+        "Video-MME",
+        "videomme",
+        "datasets--lmms-lab--Video-MME",
+        "datasets--lmms-eval--Video-MME",
+    ),
     folders=("data", "video", "videos"),
     archives=(
         Archive("videos_chunked_*.zip", "for f in videos_chunked_*.zip; do unzip -n $f; done"),

@@ -96,7 +96,7 @@ def test_rows_that_no_real_file_has_cost_themselves_only(tmp_path):
     (tmp_path / "videomme.json").write_text(json.dumps(rows))
     suite = benchmarks.load_suite("videomme", root=tmp_path)
     assert [task.task_id for task in suite] == ["1"]
-    assert [invalid.kind for invalid in suite.invalid] == ["malformed_row", "no_options"]
+    assert [invalid.kind for invalid in suite.invalid] == ["blank_question", "no_options"]
 
 
 def test_a_record_is_kept_without_what_is_broken(tmp_path):
