@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import benchmarks
+from benchmarks.suite import relevant_share
 
 ROOT = Path(
     os.environ.get("GYM_LONGVIDEO_ANNOTATIONS")
@@ -86,3 +87,82 @@ def test_mlvu_test():
     assert answers[4] == answers[5] == 82
     assert issues(suite) == {"duplicate_options": 4}
     assert all(task.task_id.startswith("AR_") for task in suite if task.issues)
+
+
+@pytest.mark.parametrize("name", ["lvb_val.json", "validation-00000-of-00001.parquet"])
+def test_longvideobench(name):
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow")
+    suite = benchmarks.load_suite("longvideobench", annotation=ROOT / "longvideobench" / name)
+    assert (suite.rows, len(suite), suite.invalid) == (1337, 1337, [])
+    assert len({task.video for task in suite}) == len({task.video_id for task in suite}) == 753
+    assert Counter(len(task.options) for task in suite) == {5: 983, 4: 353, 3: 1}
+    groups = Counter(task.meta["duration_group"] for task in suite)
+    assert groups == {15: 189, 60: 172, 600: 412, 3600: 564}
+    assert len({task.task_types for task in suite}) == 17
+    renamed = [task for task in suite if task.task_id.startswith("@")]
+    assert len(renamed) == 135
+    assert all(Path(task.video).stem.isdecimal() for task in renamed)
+    assert sum(task.meta["starting_timestamp_for_subtitles"] != 0 for task in suite) == 250
+    found = issues(suite)
+    assert found.pop("duplicate_options") == 8
+    if name.endswith(".json"):
+        levels = Counter(task.meta["level"] for task in suite)
+        assert levels == {"L1-Perception": 625, "L2-Relation": 712}
+        assert with_issue(suite, "garbage_evidence_frames") == ["Z-1lgAXOEc8_0"]
+        del found["garbage_evidence_frames"]
+        for task in suite:
+            if task.task_id != "Z-1lgAXOEc8_0":
+                assert task.meta["evidence_frames"] == task.meta["position"]
+                assert max(task.meta["position"]) <= 24.09 * (task.duration_s or 0)
+    assert not found
+
+
+def test_longvideobench_has_the_same_tasks_in_both_forms():
+    pytest.importorskip("pyarrow")
+    directory = ROOT / "longvideobench"
+    suite = benchmarks.load_suite("longvideobench", annotation=directory / "lvb_val.json")
+    again = benchmarks.load_suite(
+        "longvideobench", annotation=directory / "validation-00000-of-00001.parquet"
+    )
+    for task, other in zip(suite, again, strict=True):
+        mine, theirs = dict(task.__dict__), dict(other.__dict__)
+        meta, rest = mine.pop("meta"), theirs.pop("meta")
+        # Parquet lacks the positions, so also what is wrong with them.
+        mine["issues"] = tuple(name for name in task.issues if "evidence" not in name)
+        assert mine == theirs
+        assert rest == {key: meta[key] for key in rest}
+
+
+@pytest.mark.parametrize(
+    ("split", "questions", "videos", "repaired", "narrow"),
+    [("val", 3358, 567, 3, 2955), ("test", 5553, 990, 36, 4994)],
+)
+def test_nextgqa(split, questions, videos, repaired, narrow):
+    suite = benchmarks.load_suite("nextgqa", split=split, root=ROOT / "nextgqa")
+    assert (suite.rows, len(suite), suite.invalid) == (questions, questions, [])
+    assert len({task.video_id for task in suite}) == videos
+    assert all(task.segments_s and task.answer_index is not None for task in suite)
+    assert {len(task.options) for task in suite} == {5}
+    durations = [task.duration_s or 0 for task in suite]
+    assert min(durations) >= 10 and max(durations) <= 180
+    assert max(len(task.segments_s) for task in suite) <= 16
+    assert Path(suite[0].video).parent.name.isdecimal()
+    kinds_found = {task.task_types[0] for task in suite}
+    assert kinds_found == {"CW", "CH", "TN", "TC", "TP"}
+    groups = {suite.dataset.groups({**task.__dict__})["task_type"][0] for task in suite}
+    assert groups == kinds_found - {"TP"}
+    found = issues(suite)
+    assert found["repaired_segments"] == len(with_issue(suite, "repaired_segments")) == repaired
+    if split == "test":
+        assert with_issue(suite, "ambiguous_answer_text") == ["3842638015_4"]
+        assert found["duplicate_options"] == 4
+    assert set(found) <= {
+        "repaired_segments",
+        "duplicate_options",
+        "ambiguous_answer_text",
+        "global_segment",
+    }
+    shares = [relevant_share(task) or 0 for task in suite]
+    assert sum(share <= 0.5 for share in shares) == narrow
+    assert sum(shares) / len(shares) == pytest.approx(0.19, abs=0.06)
