@@ -294,9 +294,8 @@ def _within(knob: str, name: str) -> bool:
 
 
 def _canonical(value: Any) -> str:
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    # ASCII: a name read from a disk may hold what UTF-8 cannot.
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _show_all(value: Any) -> str:

@@ -10,7 +10,6 @@ extra: it takes questions for independent.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,10 +176,13 @@ def main() -> None:
     """Run from the command line."""
     import tyro
 
-    from benchmarks.runs import read_run
+    from benchmarks.runs import read_run, write_json
 
     config = tyro.cli(
-        CompareConfig, description=__doc__, config=(tyro.conf.PositionalRequiredArgs,)
+        CompareConfig,
+        prog="python -m benchmarks.compare",
+        description=__doc__,
+        config=(tyro.conf.PositionalRequiredArgs,),
     )
     try:
         a, b = read_run(config.run_a), read_run(config.run_b)
@@ -192,11 +194,11 @@ def main() -> None:
             resamples=config.resamples,
             seed=config.seed,
         )
+        print(table(result))
+        if config.out is not None:
+            write_json(config.out, result)
     except (ValueError, OSError) as error:
         raise SystemExit(f"benchmarks.compare: {error}") from None
-    print(table(result))
-    if config.out is not None:
-        config.out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

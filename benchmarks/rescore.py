@@ -269,10 +269,13 @@ def main() -> None:
     """Run from the command line."""
     import tyro
 
-    from benchmarks.runs import read_run
+    from benchmarks.runs import read_run, write_json
 
     config = tyro.cli(
-        RescoreConfig, description=__doc__, config=(tyro.conf.PositionalRequiredArgs,)
+        RescoreConfig,
+        prog="python -m benchmarks.rescore",
+        description=__doc__,
+        config=(tyro.conf.PositionalRequiredArgs,),
     )
     try:
         if config.out is not None and config.out.resolve().is_relative_to(config.run.resolve()):
@@ -284,11 +287,11 @@ def main() -> None:
         rescored = rescore_run(run, reward=config.reward, parser=config.parser)
         options = {"resamples": config.resamples, "seed": config.seed}
         summary = compare_scores(run, rescored, dataset_of(run.card), **options)
+        print(table(summary))
+        if config.out is not None:
+            write_json(config.out, summary)
     except (ValueError, OSError) as error:
         raise SystemExit(f"benchmarks.rescore: {error}") from None
-    print(table(summary))
-    if config.out is not None:
-        config.out.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from benchmarks.grounding import (
 from benchmarks.metrics import (
     Groups,
     Question,
+    accuracy_by_group,
     area_under_curve,
     is_answered,
     macro_group,
@@ -188,10 +189,10 @@ def summarize(
     records = [record for question in asked for record in question.records]
     played = {record_key(record) for record in records}
     suite = run.card.protocol.get("suite", {})
-    by_group, lenient = sheet.by_group(sheet.right), sheet.by_group(sheet.lenient)
-    for name, rows in by_group.items():
-        for group, row in rows.items():
-            row["lenient"] = lenient[name][group]["value"]
+    by_group = sheet.by_group(sheet.right)
+    for name, shares in accuracy_by_group(asked, groups, lenient=True).items():
+        for group, share in shares.items():
+            by_group[name][group]["lenient"] = share
     return {
         "format": FORMAT,
         "hash": run.card.hash,
