@@ -6,6 +6,7 @@ daemons: a program that is told to stop does not wait for a server that hangs.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -53,7 +54,7 @@ class Crew(Generic[Tool, Task, Result]):
         return self._stop.wait(seconds)
 
     def run(self, jobs: Sequence[Task]) -> Iterator[Result]:
-        """Yield the results of jobs as they come."""
+        """Yield the results of jobs as they come, until all are done or the crew is closed."""
         todo: queue.SimpleQueue[Task] = queue.SimpleQueue()
         for job in jobs:
             todo.put(job)
@@ -65,7 +66,10 @@ class Crew(Generic[Tool, Task, Result]):
             self._threads.append(thread)
             thread.start()
         for _ in range(len(jobs)):
-            result, error = self._take(results)
+            taken = self._take(results)
+            if taken is None:
+                return
+            result, error = taken
             if error is not None:
                 raise error
             yield result  # type: ignore[misc]
@@ -80,13 +84,12 @@ class Crew(Generic[Tool, Task, Result]):
 
     def _take(
         self, results: queue.Queue[tuple[Result | None, BaseException | None]]
-    ) -> tuple[Result | None, BaseException | None]:
-        while True:
-            try:  # with a timeout, because Ctrl-C does not end an endless wait on Windows
+    ) -> tuple[Result | None, BaseException | None] | None:
+        while not self._stop.is_set():
+            # With a timeout, because Ctrl-C does not end an endless wait on Windows.
+            with contextlib.suppress(queue.Empty):
                 return results.get(timeout=_PATIENCE_S)
-            except queue.Empty:
-                if not any(thread.is_alive() for thread in self._threads) and results.empty():
-                    raise RuntimeError("the threads ended before their work did") from None
+        return None
 
     def _loop(
         self,

@@ -14,6 +14,7 @@ Exit codes: 0 done; 1 stopped by a fault (no endpoint, no room); 2 arguments tha
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import logging
 import os
@@ -145,12 +146,10 @@ def evaluate(
         options=_without_paths(suite_options),
     )
     settings = control_settings(control, {"seek": "exact", **(env or {})})
-    for name in ("suite", "split", "suite_options"):
-        if name in settings:
-            raise ValueError(f"env names {name!r}; pass it beside env")
+    _check_settings(settings)
 
     def make_env() -> LongVideoQAEnv:
-        return LongVideoQAEnv(suite=tasks, **{**settings, "on_video_error": "raise"})
+        return LongVideoQAEnv(suite=tasks, **settings)
 
     with contextlib.ExitStack() as stack:
         probe = make_env()
@@ -192,6 +191,16 @@ def evaluate(
         summary = summarize(read_run(directory), tasks.dataset)
         write_json(directory / SUMMARY, summary)
     return {**summary, "directory": str(directory)}
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    known = set(inspect.signature(LongVideoQAEnv).parameters)
+    for name in settings:
+        if name in ("suite", "split", "suite_options", "on_video_error"):
+            raise ValueError(f"env sets {name!r}, which the evaluation sets itself")
+        if name not in known:
+            raise ValueError(f"env={dict(settings)}: the environment takes no {name!r}; use some "
+                             f"of {sorted(known)}")  # fmt: skip
 
 
 def _play(

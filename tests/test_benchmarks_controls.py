@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 
@@ -138,12 +139,10 @@ def test_fewer_episodes_are_a_part_of_more_and_in_the_order_of_the_suite() -> No
 
 
 def test_what_the_suite_says_of_itself_is_passed_on() -> None:
-    class Told(HaystackSuite):
-        options = {"where": {"duration": "long"}}
-        annotation_digests = {"a.json": "0123"}
-        dataset = object()
-
-    suite = ControlledSuite(Told("val", size=2), options={"families": "needle"})
-    assert suite.options == {"where": {"duration": "long"}}
-    assert suite.annotation_digests == {"a.json": "0123"} and suite.dataset is Told.dataset
+    inner = HaystackSuite("val", size=2)
+    told: dict[str, Any] = {"options": {"where": 1}, "annotation_digests": {"a": "0123"}}
+    vars(inner).update(told, dataset="its dataset")
+    suite = ControlledSuite(inner, options={"families": "needle"})
+    assert {name: getattr(suite, name) for name in told} == told
+    assert suite.dataset == "its dataset"
     assert ControlledSuite(SUITE, options={"size": 20}).options == {"size": 20}

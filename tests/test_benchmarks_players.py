@@ -1,0 +1,408 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agents_models import model_dir
+from chat_server import RIGHT, Handler, serve
+
+from agents.policy import MLLMPolicy
+from agents.tiny import ENV_OPTIONS, SUITE_OPTIONS, WEIGHTS
+from benchmarks.controls import ControlledSuite
+from benchmarks.crew import Crew
+from benchmarks.endpoint_player import EndpointDown, EndpointPlayer
+from benchmarks.model_player import ModelPlayer, weights_digest
+from benchmarks.players import (
+    Job,
+    MeteredText,
+    Played,
+    Player,
+    ScriptedPlayer,
+    make_player,
+    seed_of,
+    workers,
+)
+from gym_longvideo.env import LongVideoQAEnv
+from gym_longvideo.haystack import HaystackSuite
+from gym_longvideo.task import Task
+from gym_longvideo.video.errors import VideoOpenError
+
+SMALL: dict[str, Any] = {"frame_size": 28, "pool_size": 16, "frame_budget": 8}
+
+
+class Broken(HaystackSuite):
+    """A suite some of whose videos do not open."""
+
+    shut: tuple[int, ...] = ()
+
+    def open_video(self, task: Task, *, backend: str = "pyav", isolate: bool = False) -> Any:
+        if self.index_of(task.task_id) in self.shut:
+            raise VideoOpenError("is empty", path=task.video)
+        return super().open_video(task, backend=backend, isolate=isolate)
+
+
+def suite_of(size: int, shut: tuple[int, ...] = (), control: str = "none") -> ControlledSuite:
+    inner = Broken("val", size=size, families="needle")
+    inner.shut = shut
+    return ControlledSuite(inner, control)
+
+
+def factory(suite: Any, **settings: Any) -> Callable[[], LongVideoQAEnv]:
+    return lambda: LongVideoQAEnv(suite=suite, **{**SMALL, **settings})
+
+
+def jobs_of(suite: ControlledSuite) -> list[Job]:
+    return [Job(key, index) for index, key in enumerate(suite.keys())]
+
+
+def play(player: Player, jobs: list[Job]) -> dict[str, Played]:
+    try:
+        played = list(player.play(jobs))
+    finally:
+        player.close()
+    assert sorted(each.key for each in played) == sorted(job.key for job in jobs)
+    return {each.key: each for each in played}
+
+
+def reply_of(body: dict[str, Any]) -> str:
+    """Say what a good model would: look once, then answer."""
+    turns = sum(message["role"] == "assistant" for message in body["messages"])
+    return RIGHT if turns else "<think>look</think><retrieve>2, 5</retrieve>"
+
+
+@pytest.mark.parametrize("policy", ["random", "bisect"])
+def test_what_a_scripted_agent_does_depends_on_the_key_alone(policy: str) -> None:
+    suite = suite_of(12)
+    jobs = jobs_of(suite)
+    one = play(ScriptedPlayer(policy, factory(suite), concurrency=1), jobs)
+    many = play(ScriptedPlayer(policy, factory(suite), concurrency=4), jobs[::-1])
+    some = play(ScriptedPlayer(policy, factory(suite), concurrency=2), jobs[5:7])
+    assert {key: each.record for key, each in one.items()} == {
+        key: each.record for key, each in many.items()
+    }
+    assert all(some[key].record == one[key].record for key in some)
+    other = play(ScriptedPlayer(policy, factory(suite), seed=1), jobs)
+    assert any(other[key].record != one[key].record for key in one)
+
+
+def test_costs_of_a_scripted_agent_are_frames_and_seconds() -> None:
+    suite = suite_of(1)
+    (played,) = play(ScriptedPlayer("bisect", factory(suite)), jobs_of(suite)).values()
+    assert played.record is not None and played.cost["decode_s"] > 0
+    assert played.cost["frames_decoded"] == played.record.frames_shown > 4
+    nothing = {name for name, value in played.cost.items() if value is None}
+    assert nothing == {"prompt_tokens", "visual_tokens", "reply_tokens", "prefill_s", "generate_s"}
+    assert played.cost["requests"] == played.cost["retries"] == 0
+
+
+def test_seeds_of_episodes_are_the_same_everywhere() -> None:
+    assert seed_of(0, "val-00000-needle") == 888936821 != seed_of(1, "val-00000-needle")
+    assert len({seed_of(0, str(key)) for key in range(1000)}) == 1000
+    assert 0 <= min(seed_of(0, str(key)) for key in range(1000))
+    assert seed_of(0, "\ud800") >= 0
+
+
+def test_a_video_that_does_not_open_is_a_fault_and_the_others_are_played() -> None:
+    suite = suite_of(6, shut=(0, 3, 5))
+    played = play(ScriptedPlayer("random", factory(suite), concurrency=2), jobs_of(suite))
+    faults = {key for key, each in played.items() if each.record is None}
+    assert faults == {suite[index].task_id for index in (0, 3, 5)}
+    for key in faults:
+        assert played[key].error.startswith("VideoOpenError: ") and "is empty" in played[key].error
+
+
+def test_a_fault_in_mid_episode_is_a_fault_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = suite_of(2)
+    genuine = LongVideoQAEnv._show
+
+    def show(env: LongVideoQAEnv, view: Any) -> None:
+        if env.episode is not None and env.episode.task.task_id == suite[1].task_id:
+            raise VideoOpenError("broke off")
+        genuine(env, view)
+
+    monkeypatch.setattr(LongVideoQAEnv, "_show", show)
+    played = play(ScriptedPlayer("bisect", factory(suite)), jobs_of(suite))
+    assert played[suite[0].task_id].record is not None
+    assert played[suite[1].task_id] == (
+        suite[1].task_id, None, {}, "VideoOpenError: broke off"
+    )  # fmt: skip
+
+
+def test_an_error_of_ours_ends_the_play_and_is_not_called_a_fault() -> None:
+    class Wrong(HaystackSuite):
+        def __getitem__(self, index: int) -> Task:
+            if index == 2:
+                raise ZeroDivisionError("a defect")
+            return super().__getitem__(index)
+
+    player = ScriptedPlayer("random", factory(Wrong("val", size=4)), concurrency=1)
+    with pytest.raises(ZeroDivisionError, match="a defect"):
+        list(player.play([Job(str(i), i) for i in range(4)]))
+    player.close()
+
+    def no_env() -> LongVideoQAEnv:
+        raise ValueError("no such environment")
+
+    player = ScriptedPlayer("random", no_env)
+    with pytest.raises(ValueError, match="no such environment"):
+        list(player.play([Job("a", 0)]))
+    player.close()
+
+
+def test_threads_stop_when_nobody_takes_results_any_more() -> None:
+    done: list[int] = []
+
+    def work(_: object, job: int) -> int:
+        done.append(job)
+        return job
+
+    crew = Crew(object, work, lambda tool: None, 2, grace_s=5.0)
+    results: Iterator[int] = crew.run(range(10_000))
+    assert next(results) in range(10)
+    crew.close()
+    count = len(done)
+    time.sleep(0.05)
+    assert len(done) == count < 100 and crew.stopped
+    crew.close()
+
+
+def test_closing_does_not_wait_for_work_that_hangs() -> None:
+    release = threading.Event()
+    crew = Crew(object, lambda tool, job: release.wait(30), lambda tool: None, 1, grace_s=0.1)
+    results = crew.run([1])
+    starter = threading.Thread(target=lambda: next(results, None), daemon=True)
+    starter.start()
+    time.sleep(0.05)
+    started = time.monotonic()
+    crew.close()
+    assert time.monotonic() - started < 5
+    release.set()
+
+
+def test_nothing_to_play_gives_nothing() -> None:
+    suite = suite_of(1)
+    player = ScriptedPlayer("random", factory(suite))
+    assert list(player.play([])) == []
+    player.close()
+
+
+def test_policies_are_told_apart_and_unknown_ones_refused(tmp_path: Path) -> None:
+    make_env = factory(suite_of(1))
+    scripted = make_player("noisy_oracle", make_env, options={"interval_noise": 2})
+    assert scripted.protocol == "numeric"
+    assert scripted.policy == {
+        "kind": "scripted", "name": "noisy_oracle", "options": {"interval_noise": 2},
+    }  # fmt: skip
+    endpoint = make_player("http://127.0.0.1:9/v1", make_env, options={"model": "m"})
+    assert endpoint.protocol == "tags"
+    assert endpoint.policy == {
+        "kind": "endpoint", "name": "m", "image_format": "png",
+        "request": {"temperature": 0.0, "max_tokens": 512},
+    }  # fmt: skip
+    endpoint.close()
+    refused: list[tuple[str, dict[str, Any], str]] = [
+        ("clever", {}, r"'clever' is unknown; use one of \['random'"),
+        ("random", {"noise": 1}, r"takes no \['noise'\]"),
+        ("random", {"seed": 1}, "seeded by their keys"),
+        ("http://127.0.0.1:9/v1", {}, "which model"),
+        ("http://127.0.0.1:9/v1", {"modle": "m"}, "modle.*use some of"),
+        ("http://127.0.0.1:9/v1", {"model": "m", "patience": 0}, "patience=0"),
+        (str(tmp_path), {}, "no checkpoint"),
+        (str(WEIGHTS), {"history": 1, "temperature": 1}, "temperature.*use some of"),
+        (str(WEIGHTS), {"dtype": "float33"}, "float33"),
+    ]
+    for policy, options, says in refused:
+        with pytest.raises(ValueError, match=says):
+            make_player(policy, make_env, options=options)
+    for wrong in (-1, True, 1.5):
+        with pytest.raises(ValueError, match="concurrency="):
+            workers(wrong)  # type: ignore[arg-type]
+    assert workers(3) == 3 and workers(0) >= 1
+
+
+def endpoint_player(url: str, suite: Any, **options: Any) -> EndpointPlayer:
+    given = {"model": "m", "retries": 1, "backoff_s": 0.0, "timeout_s": 20.0, **options}
+    return EndpointPlayer(url, factory(suite), **given)
+
+
+def test_an_endpoint_plays_dialogues_with_images() -> None:
+    suite = suite_of(4)
+    with serve(lambda h, body, n: h.reply(body, reply_of(body))) as server:
+        played = play(endpoint_player(server.url, suite, concurrency=2), jobs_of(suite))
+    for key, each in played.items():
+        assert each.record is not None and each.error == ""
+        task = suite[suite.index_of(key)]
+        assert [turn["op"] for turn in each.record.turns] == ["retrieve", "answer"]
+        assert each.record.turns[0]["interval"] == [2, 5]
+        assert each.record.outcome == ("correct" if task.answer_index == 0 else "wrong")
+        assert each.record.turns[1]["reply"] == RIGHT
+        assert each.cost["requests"] == 2 and each.cost["retries"] == 0
+        assert (each.cost["prompt_tokens"], each.cost["reply_tokens"]) == (200, 14)
+        assert each.cost["prefill_s"] > 0 and each.cost["generate_s"] >= 0
+        assert each.cost["visual_tokens"] is None
+        assert each.record.frames_shown == 6
+        assert each.cost["frames_decoded"] == 5  # one of the retrieval was in the overview
+    longest = max(server.requests, key=lambda body: len(body["messages"]))["messages"]
+    assert [message["role"] for message in longest] == ["system", "user", "assistant", "user"]
+    assert isinstance(longest[0]["content"], str) and "long video" in longest[0]["content"]
+    images = [part for part in longest[1]["content"] if part["type"] == "image_url"]
+    assert len(images) == 4 and images[0]["image_url"]["url"].startswith("data:image/png;base64,")
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "<answer>A</answer>"])
+def test_a_malformed_reply_is_the_policys_and_counts(text: str) -> None:
+    suite = suite_of(1)
+    with serve(lambda h, body, n: h.reply(body, text)) as server:
+        (played,) = play(endpoint_player(server.url, suite), jobs_of(suite)).values()
+    assert played.record is not None and played.record.outcome == "unanswered"
+    assert [turn["op"] for turn in played.record.turns] == ["malformed"] * 3
+    assert [turn["reply"] for turn in played.record.turns] == [text] * 3
+
+
+def test_an_endpoint_that_fails_some_episodes_loses_only_those() -> None:
+    suite = suite_of(5, shut=(4,))
+    bad = suite[1].question, suite[3].question
+
+    def behave(handler: Handler, body: dict[str, Any], number: int) -> None:
+        asked = str(body["messages"])
+        turns = len(body["messages"])
+        if bad[0] in asked or (bad[1] in asked and turns > 2):  # at first, or in the second turn
+            handler.error(500, "out of memory")
+        else:
+            handler.reply(body, reply_of(body))
+
+    assert len({*bad, suite[0].question, suite[2].question}) == 4
+    with serve(behave) as server:
+        played = play(endpoint_player(server.url, suite, concurrency=3), jobs_of(suite))
+    results = [played[suite[index].task_id] for index in range(5)]
+    assert [each.record is not None for each in results] == [True, False, True, False, False]
+    assert "EndpointError" in results[1].error and "out of memory" in results[3].error
+    assert results[4].error.startswith("VideoOpenError")
+
+
+def test_an_endpoint_that_is_gone_ends_the_run_after_so_many_episodes() -> None:
+    suite = suite_of(30)
+
+    def behave(handler: Handler, body: dict[str, Any], number: int) -> None:
+        if len(server.requests) > 4:
+            handler.error(503, "overloaded")
+        else:
+            handler.reply(body)
+
+    with serve(behave) as server:
+        player = endpoint_player(server.url, suite, concurrency=1, patience=3)
+        played: list[Played] = []
+        with pytest.raises(EndpointDown, match=r"3 episodes in a row.*overloaded"):
+            for each in player.play(jobs_of(suite)):
+                played.append(each)
+        player.close()
+    assert [each.record is not None for each in played] == [True] * 4 + [False] * 3
+
+
+def test_videos_that_are_missing_do_not_use_up_the_patience_with_an_endpoint() -> None:
+    suite = suite_of(8, shut=(0, 1, 2, 3, 4, 5))
+    with serve(lambda h, body, n: h.reply(body)) as server:
+        player = endpoint_player(server.url, suite, concurrency=1, patience=2)
+        played = play(player, jobs_of(suite))
+    assert sum(each.record is not None for each in played.values()) == 2
+
+
+def test_retries_are_counted_in_the_cost_of_the_episode() -> None:
+    suite = suite_of(1)
+
+    def behave(handler: Handler, body: dict[str, Any], number: int) -> None:
+        if number % 2 == 0:
+            handler.error(500)
+        else:
+            handler.reply(body, reply_of(body))
+
+    with serve(behave) as server:
+        (played,) = play(endpoint_player(server.url, suite), jobs_of(suite)).values()
+    assert played.cost["retries"] == 2 and played.cost["requests"] == 2
+
+
+def test_closing_an_endpoint_player_gives_up_requests_that_hang() -> None:
+    suite = suite_of(2)
+    with serve(lambda h, body, n: h.server.released.wait(30)) as server:  # type: ignore[arg-type]
+        player = endpoint_player(server.url, suite, concurrency=2)
+        jobs = player.play(jobs_of(suite))
+        starter = threading.Thread(target=lambda: next(jobs, None), daemon=True)
+        starter.start()
+        deadline = time.monotonic() + 20
+        while not server.requests and time.monotonic() < deadline:
+            time.sleep(0.01)
+        started = time.monotonic()
+        player.close()
+        assert time.monotonic() - started < 5
+
+
+def test_a_model_plays_what_it_would_play_alone_and_its_tokens_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    suite = ControlledSuite(HaystackSuite("val", size=5, **SUITE_OPTIONS))
+    jobs = jobs_of(suite)
+    genuine = MeteredText.step
+
+    def look_first(env: MeteredText, action: str) -> Any:
+        look = "<think></think><retrieve>10, 30</retrieve>"
+        return genuine(env, look if env.turn.first else action)
+
+    monkeypatch.setattr(MeteredText, "step", look_first)
+
+    def player(concurrency: int) -> ModelPlayer:
+        make_env = factory(suite, **ENV_OPTIONS)
+        return ModelPlayer(
+            str(WEIGHTS), make_env, concurrency=concurrency, max_new_tokens=16, device="cpu"
+        )
+
+    alone, together = play(player(1), jobs), play(player(3), jobs)
+    for key in alone:
+        one, other = alone[key], together[key]
+        assert one.record == other.record and one.record is not None
+        for name in ("prompt_tokens", "visual_tokens", "reply_tokens", "requests"):
+            assert one.cost[name] == other.cost[name]
+        # A frame of 28 pixels is one token, and each was fed once.
+        assert one.cost["visual_tokens"] == one.record.frames_shown == 16
+        assert one.cost["prompt_tokens"] > one.cost["visual_tokens"]
+        turns = len(one.record.turns)
+        assert one.cost["requests"] == turns and turns < one.cost["reply_tokens"] <= 16 * turns
+        assert one.cost["prefill_s"] > 0 and one.cost["generate_s"] > 0
+        assert 8 < one.cost["frames_decoded"] <= 16
+
+
+@pytest.mark.parametrize("shut", [(0,), (6,), (1, 2, 5), (0, 1, 2, 3, 4, 5), tuple(range(7))])
+def test_a_model_plays_around_videos_that_do_not_open(shut: tuple[int, ...]) -> None:
+    suite = suite_of(7, shut=shut)
+    player = ModelPlayer(
+        str(model_dir()), factory(suite), concurrency=3, max_new_tokens=3, device="cpu"
+    )
+    played = play(player, jobs_of(suite))
+    for index in range(7):
+        each = played[suite[index].task_id]
+        assert (each.record is None) == (index in shut)
+        if each.record is None:
+            assert each.error.startswith("VideoOpenError")
+        else:
+            assert each.record.task["task_id"] == each.key
+
+
+def test_the_card_of_a_model_names_its_weights() -> None:
+    player = ModelPlayer(str(WEIGHTS), factory(suite_of(1)), device="cpu")
+    again = MLLMPolicy.from_pretrained(WEIGHTS, device="cpu")
+    assert player.policy == {
+        "kind": "model", "name": "tiny", "weights": weights_digest(again), "dtype": "float32",
+        "sampling": "greedy", "max_new_tokens": 512, "history": None,
+    }  # fmt: skip
+    weight = again.actor_parameters()[-1]
+    weight.data[..., -1] += 1e-4
+    assert weights_digest(again) != player.policy["weights"]
+    player.close()
+
+
+def test_frames_that_do_not_fit_a_model_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"frame_size=\[28, 28\]"):
+        ModelPlayer(str(WEIGHTS), factory(suite_of(1), frame_size=30), device="cpu")
