@@ -8,11 +8,11 @@ Its habit is to answer at once, guessing where it has not seen the card; seldom,
 seen, it retrieves: any interval, one between two frames shown, or one around frames it has just
 named, a third each. When and where to look is left to reinforcement learning.
 
-Four lessons, from the part to the whole. Drills without pictures: find a word among shuffled
-options, name its letter. Captions: say what single frames show, in words that their features are
-drawn to. Searches: of numbered frames say where the scene in question is and what its card shows.
-At last episodes, in which the script retrieves half of the time so that later turns are seen too;
-the choice between answer and retrieval is weighted so that the model learns the habit, not the
+Four kinds of lesson, from the part to the whole. Drills without pictures: find a word among
+shuffled options, name its letter. Captions: say what single frames show, in words that their
+features are drawn to. Searches: of numbered frames say where the scene in question is and what its
+card shows. Episodes, in which the script retrieves half of the time so that later turns are seen
+too; the choice between answer and retrieval is weighted so that the model learns the habit, not the
 script.
 """
 
@@ -26,7 +26,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -50,6 +50,7 @@ from gym_longvideo.wrappers import TextProtocol
 
 FORMAT, PLACE, EVIDENCE, LETTER, ACTION, INTERVAL = range(6)
 LETTERS = "ABCDEF"
+LessonKind = Literal["drill", "caption", "search", "episode"]
 SKILLS = ("format", "place", "evidence", "letter", "action", "interval")
 
 # What episodes look like: (weight, environment, videos). Indices, budgets and lengths vary, so that
@@ -72,9 +73,9 @@ class PretrainConfig:
         out: Directory of the weights.
         start: Weights to go on from; None for fresh ones.
         seed: Of weights and data.
-        lessons: Steps of the drills, the captions, the searches and the episodes.
+        lessons: What is taught in turn, and for how many steps: "drill", "caption", "search" or
+            "episode". Letters are learned far sooner by a model that can already read frames.
         batch: Rows a step.
-        drill_rows: Times as many in drills.
         lr: Highest learning rate.
         retrieve_rate: How often the habit is to retrieve.
         threads: Of the trainer; one more process makes the data.
@@ -84,9 +85,16 @@ class PretrainConfig:
     out: Path = tiny.WEIGHTS
     start: Path | None = None
     seed: int = 0
-    lessons: tuple[int, int, int, int] = (120, 150, 300, 600)
+    lessons: tuple[tuple[LessonKind, int], ...] = (
+        ("drill", 120),
+        ("caption", 100),
+        ("search", 300),
+        ("episode", 300),
+        ("drill", 300),
+        ("search", 60),
+        ("episode", 800),
+    )
     batch: int = 48
-    drill_rows: int = 2
     lr: float = 2e-3
     retrieve_rate: float = 0.04
     threads: int = 1
@@ -368,15 +376,10 @@ def _teach(kind: str, count: int, seed: tuple[int, ...]) -> list[Lesson]:
 
 
 def lessons(config: PretrainConfig) -> Iterator[list[Lesson]]:
-    """Yield the batches of both lessons, made by a process of their own."""
-    counts = dict(zip(("drill", "caption", "search", "episode"), config.lessons, strict=True))
+    """Yield the batches of all lessons, made by a process of their own."""
     plan = [
-        (
-            kind,
-            config.batch * (config.drill_rows if kind == "drill" else 1),
-            (config.seed, place, step),
-        )
-        for place, (kind, steps) in enumerate(counts.items())
+        (kind, config.batch, (config.seed, place, step))
+        for place, (kind, steps) in enumerate(config.lessons)
         for step in range(steps)
     ]
     with ProcessPoolExecutor(
@@ -444,7 +447,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     model.set_attn_implementation({"text_config": "sdpa", "vision_config": "eager"})
     policy = MLLMPolicy(model, _codec(tokenizer), mean=_MEAN, std=_STD, train_vision=True)
     optimizer = torch.optim.AdamW(policy.actor_parameters(), weight_decay=0.01, betas=(0.9, 0.98))
-    total = sum(config.lessons)
+    total = sum(steps for _, steps in config.lessons)
     counts = np.zeros((len(SKILLS), 2))
     bar = tqdm(lessons(config), total=total, desc="pretraining", unit="step", mininterval=5)
     for step, batch in enumerate(bar):
@@ -459,7 +462,12 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
             bar.set_postfix_str(f"loss {loss:.3f} {_percent(counts)}")
     tiny.save(model, tokenizer, config.out)
     scores: dict[str, Any] = {
-        "config": {**asdict(config), "out": str(config.out), "start": str(config.start or "")},
+        "config": {
+            **asdict(config),
+            "out": config.out.name,
+            "start": config.start.name if config.start else "",
+            "lessons": [list(lesson) for lesson in config.lessons],
+        },
         "skills": {name: float(a / max(b, 1)) for name, (a, b) in zip(SKILLS, counts, strict=True)},
         "minutes": round((time.monotonic() - started) / 60, 1),
     }
@@ -492,7 +500,7 @@ def examine(directory: Path, episodes: int) -> dict[str, float]:
 
 def schedule(step: int, config: PretrainConfig) -> float:
     """Return the share of the learning rate: each lesson warms up, the last cools down."""
-    *earlier, last = config.lessons
+    *earlier, last = (steps for _, steps in config.lessons)
     for length in earlier:
         if step < length:
             return min(1.0, (step + 1) / 50)

@@ -149,7 +149,7 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_generator_alone():
 
 
 def test_the_learning_rate_warms_up_in_every_lesson_and_cools_down_in_the_last():
-    config = PretrainConfig(lessons=(60, 0, 0, 200))
+    config = PretrainConfig(lessons=(("drill", 60), ("episode", 200)))
     rates = [schedule(step, config) for step in range(260)]
     assert rates[0] < rates[49] == rates[59] == 1.0
     assert rates[60] < 0.1
@@ -164,7 +164,12 @@ def test_heads_too_narrow_for_their_rotation_are_refused():
 @pytest.mark.slow
 def test_pretraining_runs_and_writes_its_scores(tmp_path):
     scores = pretrain(
-        PretrainConfig(out=tmp_path / "out", lessons=(4, 4, 4, 4), batch=8, evaluation=8)
+        PretrainConfig(
+            out=tmp_path / "out",
+            lessons=(("drill", 4), ("caption", 4), ("search", 4), ("episode", 4)),
+            batch=8,
+            evaluation=8,
+        )
     )
     written = json.loads((tmp_path / "out" / "pretraining.json").read_text())
     assert written == scores
@@ -173,7 +178,7 @@ def test_pretraining_runs_and_writes_its_scores(tmp_path):
         PretrainConfig(
             out=tmp_path / "more",
             start=tmp_path / "out",
-            lessons=(0, 0, 0, 2),
+            lessons=(("episode", 2),),
             batch=4,
             evaluation=0,
         )
