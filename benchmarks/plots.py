@@ -81,7 +81,7 @@ def plot_groups(
     """
     step = 0.2  # inches a dot
     rows = len(values) * (len(series) * step + 0.16)
-    head = 0.2 * _legend_rows(series) + 0.22
+    head = 0.2 * len(series) + 0.22
     with _style():
         figure, axes = _figure(rows + head + 0.5)
         labels = [_short(value, 26) for value in values]
@@ -136,7 +136,7 @@ def plot_budget(budgets: Sequence[int], series: Sequence[Series], *, title: str)
         An ``<svg>`` element.
     """
     with _style():
-        head = 0.12 + 0.2 * _legend_rows(series)
+        head = 0.12 + 0.2 * len(series)
         figure, axes = _figure(2.7 + head)
         _place(figure, axes, 0.6, 0.4, head, 0.5)
         position = {budget: math.log2(max(budget, 1)) for budget in budgets}
@@ -165,7 +165,7 @@ def plot_budget(budgets: Sequence[int], series: Sequence[Series], *, title: str)
         low, high = min(p.low for p in ends), max(p.high for p in ends)
         room = max(0.02, 0.15 * (high - low))
         axes.set_ylim(100 * max(-0.02, low - room), 100 * min(1.08, high + room))
-        ticks = [tick for tick in axes.get_yticks() if -0.5 <= tick <= 100.5]
+        ticks = [tick for tick in axes.get_yticks() if -1e-6 <= tick <= 100 + 1e-6]
         axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_ylim(100 * max(-0.02, low - room), 100 * min(1.08, high + room))
         axes.set_xticks([position[b] for b in budgets], [str(b) for b in budgets])
@@ -195,7 +195,7 @@ def plot_cost(
     """
     series = [Series(name, ()) for name in runs]
     with _style():
-        head = 0.05 + 0.2 * _legend_rows(series)
+        head = 0.05 + 0.2 * len(series)
         panel = 0.2 * len(runs) + 0.38  # inches
         lines = math.ceil(len(panels) / 2)
         height = head + lines * panel
@@ -276,14 +276,8 @@ def _beside(axes: Axes, text: str, y: float, offset: float, va: str = "center") 
     )
 
 
-def _legend_rows(series: Sequence[Series]) -> int:
-    return len(series) if len(series) > 1 else 0
-
-
 def _legend(figure: Figure, series: Sequence[Series]) -> None:
-    """Name the series above the axes, one a line; a single one needs no legend."""
-    if len(series) < 2:
-        return
+    """Name the series above the axes, one a line."""
     from matplotlib.lines import Line2D
 
     width, height = figure.get_size_inches()

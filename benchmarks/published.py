@@ -8,7 +8,7 @@ and questions of our own making, have no published counterpart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ BASE_3B, TRAINED_3B = "Qwen2.5-VL-3B", "Video-MTR (Qwen2.5-VL-3B)"
 MAIN, SMALL = "main results", "3B backbone (appendix A.4)"
 REWARD, LIMIT = "ablation of the bi-level reward", "ablation of the turn limit"
 POOL_SIZE = 128  # appendix A.2
+NOT_STATED = "not stated"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Benchmark:
     title: str
     split: str
     questions: int
-    subtitles: str = "not stated"
+    subtitles: str = NOT_STATED
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -199,13 +200,18 @@ def refusal(protocol: Mapping[str, Any]) -> str:
     return ""
 
 
-def protocol_differences(row: Published, protocol: Mapping[str, Any]) -> list[str]:
+def protocol_differences(
+    row: Published, protocol: Mapping[str, Any], policies: Iterable[str] = ()
+) -> list[str]:
     """Return how a protocol differs from what is known of a row's, e.g. "frames: 64, here 32".
 
     Args:
         row: A published row.
         protocol: ``Card.protocol``.
+        policies: Names of those who played; one that does not name the row's model is another.
     """
+    model = "video-mtr" if row.model in (TRAINED, TRAINED_3B) else row.model.lower()
+    others = [name for name in dict.fromkeys(policies) if model not in name.lower()]
     known, suite = BENCHMARKS[row.benchmark], protocol.get("suite", {})
     settings = protocol.get("settings", {})
     pairs: list[tuple[str, Any, Any]] = [
@@ -225,7 +231,8 @@ def protocol_differences(row: Published, protocol: Mapping[str, Any]) -> list[st
         pairs.append(("overview frames", row.frames, settings.get("overview_frames")))
     asked = protocol.get("episodes") or suite.get("tasks")
     pairs.append(("questions", known.questions, asked))
-    found = [f"{name}: {theirs}, here {ours}" for name, theirs, ours in pairs if theirs != ours]
+    found = [f"model: {row.model}, here {', '.join(others)}"] if others else []
+    found += [f"{name}: {theirs}, here {ours}" for name, theirs, ours in pairs if theirs != ours]
     options = suite.get("options") or {}
     if (seed := options.get("shuffle_options")) is not None:
         found.append(f"order of options: as annotated, here shuffled by seed {seed}")
@@ -236,7 +243,11 @@ def protocol_differences(row: Published, protocol: Mapping[str, Any]) -> list[st
 
 def unknown(protocol: Mapping[str, Any]) -> list[str]:
     """Return what the paper leaves open, each with what it is here."""
+    suite = protocol.get("suite", {})
+    known = BENCHMARKS.get(str(suite.get("name")))
     found = []
+    if known is not None and known.subtitles == NOT_STATED:
+        found.append(f"subtitles (here {(suite.get('options') or {}).get('subtitles') or 'none'})")
     for name, path in UNKNOWN.items():
         value: Any = protocol
         for step in path:

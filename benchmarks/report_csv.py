@@ -168,6 +168,7 @@ def _published(sections: Sequence[Section]) -> Iterator[Row]:
     for section in sections:
         if refusal(section.protocol):
             continue
+        policies = [entry.policy for entry in section.entries]
         for row in published(*section.suite[:2]):
             group, value = row.group or ("", "")
             yield {
@@ -186,7 +187,7 @@ def _published(sections: Sequence[Section]) -> Iterator[Row]:
                 "n": None if row.group else BENCHMARKS[row.benchmark].questions,
                 "source": row.source,
                 "place": row.place,
-                "differences": "; ".join(protocol_differences(row, section.protocol)),
+                "differences": "; ".join(protocol_differences(row, section.protocol, policies)),
             }
 
 

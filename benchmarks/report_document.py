@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from benchmarks.plots import Point, Series, plot_budget, plot_cost, plot_groups
-from benchmarks.published import BENCHMARKS, refusal, unknown
+from benchmarks.published import refusal, unknown
 from benchmarks.report_examples import Example, make_example, pick
 from benchmarks.report_runs import (
     Entry,
@@ -209,12 +209,10 @@ def _published(section: Section) -> Iterator[Block]:
         yield Text(f"No published row stands beside these runs: {reason}.", "note")
         return
     yield Heading(3, "Beside published results")
-    known = BENCHMARKS[section.suite[0]]
-    subtitles = f"subtitles: {known.subtitles}, here none"
     yield Text(
-        "The rows below are quoted, not measured here. Each says in which known knobs these runs "
+        "Published rows are quoted, not measured here. Each says in which known knobs these runs "
         "differ from it. The paper leaves open: "
-        f"{'; '.join([subtitles, *unknown(section.protocol)])}.",
+        f"{', '.join(unknown(section.protocol))}.",
         "note",
     )
     yield published_table(section)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
+from unicodedata import category
 
 from benchmarks.report_document import Block, Heading, Plot, Text
 from benchmarks.report_examples import Choice, Example, Lane
@@ -49,7 +50,8 @@ def _render(block: Block) -> Iterator[str]:
 
 
 def _table(table: Table) -> Iterator[str]:
-    yield '<div class="table" tabindex="0"><table>'
+    notes = ' class="notes"' if table.notes else ""
+    yield f'<div class="table" tabindex="0"><table{notes}>'
     if table.caption:
         yield f"<caption>{_text(table.caption)}</caption>"
     cells = (
@@ -61,12 +63,22 @@ def _table(table: Table) -> Iterator[str]:
         cells = (
             f'<th scope="row"{_class(table, i)}>{_text(cell)}</th>'
             if i == 0
-            else f"<td{_class(table, i)}>{_text(cell)}</td>"
+            else f"<td{_class(table, i)}>{_text(_kept_together(cell))}</td>"
             for i, cell in enumerate(row)
         )
         own = ' class="own"' if k in table.strong else ""
+        note = table.notes[k] if table.notes else ""
+        own = ' class="noted"' if note and not own else own
         yield f"<tr{own}>{''.join(cells)}</tr>"
+        if note:
+            yield f'<tr class="note"><td colspan="{len(row)}">{_text(note)}</td></tr>'
     yield "</tbody></table></div>"
+
+
+def _kept_together(cell: str) -> str:
+    """Return a cell in which an interval is not broken between lines."""
+    value, bracket, rest = cell.partition(" (")
+    return f"{value} ({rest.replace(' ', chr(160))}" if bracket else cell
 
 
 def _class(table: Table, column: int) -> str:
@@ -91,9 +103,13 @@ def _example(example: Example) -> Iterator[str]:
         f'<div class="lane axis"><span></span><span class="ends"><span>00:00</span>'
         f"<span>{_text(example.duration)}</span></span></div></div>"
     )
-    for did, reply in example.steps:
-        said = f"<pre>{_text(reply)}</pre>" if reply else ""
-        yield f'<div class="step"><p>{_text(did)}</p>{said}</div>'
+    if any(reply for _, reply in example.steps):
+        for did, reply in example.steps:
+            said = f"<pre>{_text(reply)}</pre>" if reply else ""
+            yield f'<div class="step"><p>{_text(did)}</p>{said}</div>'
+    else:
+        steps = "; ".join(did for did, _ in example.steps)
+        yield f'<div class="step"><p>{_text(steps)}</p></div>'
     yield "</article>"
 
 
@@ -133,8 +149,9 @@ def _text(text: str) -> str:
     >>> _text('<script>"x"</script>')
     '&lt;script&gt;&quot;x&quot;&lt;/script&gt;'
     """
-    clean = text.encode("utf-8", "replace").decode("utf-8")
-    clean = "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in clean
+    return escape(
+        "".join(
+            "\N{REPLACEMENT CHARACTER}" if category(c) in ("Cc", "Cs") and c not in "\n\t" else c
+            for c in text
+        )
     )
-    return escape(clean)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from benchmarks.report_document import Block, Heading, Text
 from benchmarks.report_tables import Table
 
-_SPECIAL = re.compile(r"([\\`*<\[\]|~#])")
+# An underscore inside a word, as in frame_budget, emphasises nothing.
+_SPECIAL = re.compile(r"([\\`*<\[\]|~#]|(?<!\w)_|_(?!\w))")
 _TONES = {"plain": "", "note": "> ", "warning": "> **Warning.** "}
 
 
@@ -34,19 +35,18 @@ def render_markdown(blocks: Sequence[Block]) -> str:
 
 
 def _table(table: Table) -> str:
-    lines = [_line(table.header)]
-    marks = ("---" if i in table.texts else "---:" for i in range(len(table.header)))
-    lines.append(f"|{'|'.join(marks)}|")
+    header, texts = table.header, set(table.texts)
+    if table.notes:
+        header, texts = (*header, "note"), texts | {len(header)}
+    marks = ("---" if i in texts else "---:" for i in range(len(header)))
+    lines = [f"| {' | '.join(_escape(cell) for cell in header)} |", f"|{'|'.join(marks)}|"]
     for i, row in enumerate(table.rows):
+        row = (*row, table.notes[i]) if table.notes else row
         cells = [_escape(cell) for cell in row]
         strong = (f"**{cell}**" if cell.strip() else cell for cell in cells)
         lines.append(f"| {' | '.join(strong if i in table.strong else cells)} |")
     caption = f"*{_escape(table.caption)}*\n\n" if table.caption else ""
     return caption + "\n".join(lines)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(_escape(cell) for cell in cells)} |"
 
 
 def _escape(text: str) -> str:
@@ -55,4 +55,7 @@ def _escape(text: str) -> str:
     >>> _escape("a|b <script>")
     'a\\|b \\<script>'
     """
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    clean = "".join(
+        c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+    return _SPECIAL.sub(r"\\\1", " ".join(clean.split()))

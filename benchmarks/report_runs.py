@@ -83,8 +83,9 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """Name, with the flags."""
-        return f"{self.name} [{'; '.join(self.flags)}]" if self.flags else self.name
+        """Name, with what is wrong in a few words."""
+        flags = [flag.partition(":")[0] for flag in self.flags]
+        return f"{self.name} [{', '.join(flags)}]" if flags else self.name
 
 
 @dataclass(frozen=True)

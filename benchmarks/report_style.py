@@ -22,7 +22,7 @@ body {
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial,
     "Noto Sans", "DejaVu Sans", sans-serif;
 }
-main { max-width: 64rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+main { max-width: 66rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 1rem; }
 h2 {
   font-size: 1.25rem; margin: 2.5rem 0 .5rem; padding-top: 1rem;
@@ -44,7 +44,11 @@ th, td {
 }
 thead th { font-weight: 600; vertical-align: bottom; border-bottom-width: 2px; }
 .number { text-align: right; white-space: nowrap; padding-left: .7rem; }
-thead .number { white-space: normal; min-width: 4.5rem; }
+thead .number { white-space: normal; }
+.noted th[scope="row"], .own th[scope="row"] { min-width: 13rem; }
+.notes .number { white-space: normal; }
+tr.noted th, tr.noted td { border-bottom: 0; padding-bottom: 0; }
+tr.note td { color: var(--faint); font-size: .92em; max-width: none; padding-top: .1rem; }
 tr.own th, tr.own td { font-weight: 600; background: var(--panel); }
 figure { margin: 1rem 0; }
 figure svg { display: block; width: 100%; max-width: 35rem; height: auto; }

@@ -61,6 +61,7 @@ class Table:
         texts: Columns that hold text; the others hold numbers and are set flush right.
         caption: What it shows.
         strong: Rows to be set off.
+        notes: A sentence below each row, "" for none; empty where no row has one.
     """
 
     header: tuple[str, ...]
@@ -68,6 +69,7 @@ class Table:
     texts: tuple[int, ...] = (0,)
     caption: str = ""
     strong: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def percent(share: Any) -> str:
@@ -292,6 +294,7 @@ def published_table(section: Section) -> Table:
     groups.sort(key=lambda group: order.index(group[1]))
     settings = protocol.get("settings", {})
     cells = [_own(entry, groups, settings) for entry in section.entries]
+    notes, policies = [""] * len(cells), [entry.policy for entry in section.entries]
     for (model, variant, frames, turns), some in rows.items():
         by_group = {row.group: row for row in some}
         places = "; ".join(dict.fromkeys(row.place for row in some))
@@ -301,18 +304,21 @@ def published_table(section: Section) -> Table:
                 *(str(frames), str(turns)),
                 *(_accuracy(by_group.get(group)) for group in (None, *groups)),
                 str(BENCHMARKS[name].questions),
-                "; ".join(protocol_differences(some[0], protocol)) or "nothing that is known",
-                f"{SOURCE}, {places}",
             )
         )
+        known = (
+            "; ".join(protocol_differences(some[0], protocol, policies)) or "nothing that is known"
+        )
+        notes.append(f"Differs in {known}. {SOURCE}, {places}.")
     header = ("run or model", "frames", "turns", "accuracy, %", *(f"{v}, %" for _, v in groups))
-    header = (*header, "n", "differs from these runs in", "source")
     return Table(
-        header,
+        (*header, "n"),
         tuple(cells),
-        (0, len(header) - 2, len(header) - 1),
-        f"Published rows of {BENCHMARKS[name].title} ({split}); published without intervals",
+        (0,),
+        f"Published rows of {BENCHMARKS[name].title}, {split}, below these runs; they come without "
+        "intervals",
         strong=tuple(range(len(section.entries))),
+        notes=tuple(notes),
     )
 
 
@@ -322,10 +328,10 @@ def _own(
     summary = entry.summary
     parts = [summary["groups"].get(group, {}).get(value) for group, value in groups]
     return (
-        f"{entry.label}: {entry.policy}",
+        f"{entry.label} ({entry.policy})",
         *(str(settings.get("frame_budget")), str(settings.get("max_turns"))),
         *(percent(part) for part in (summary["accuracy"], *parts)),
-        *(str(summary["scored"]), DASH, "this report"),
+        str(summary["scored"]),
     )
 
 
