@@ -187,6 +187,8 @@ def diagnose(record: Mapping[str, Any]) -> str:
         options = parse_options(record)
     except ValueError:
         return "no_options"
+    if not any(name in record for name in ANSWER):
+        return "no_answer"
     try:
         parse_answer(first(record, ANSWER, "answer"), options)
     except ValueError:

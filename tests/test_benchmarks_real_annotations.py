@@ -5,6 +5,7 @@ The files may not be redistributed; GYM_LONGVIDEO_ANNOTATIONS names their direct
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -156,7 +157,7 @@ def test_nextgqa(split, questions, videos, repaired, narrow):
     assert found["repaired_segments"] == len(with_issue(suite, "repaired_segments")) == repaired
     if split == "test":
         assert with_issue(suite, "ambiguous_answer_text") == ["3842638015_4"]
-        assert found["duplicate_options"] == 4
+        assert found["duplicate_options"] == 3
     assert set(found) <= {
         "repaired_segments",
         "duplicate_options",
@@ -166,3 +167,72 @@ def test_nextgqa(split, questions, videos, repaired, narrow):
     shares = [relevant_share(task) or 0 for task in suite]
     assert sum(share <= 0.5 for share in shares) == narrow
     assert sum(shares) / len(shares) == pytest.approx(0.19, abs=0.06)
+
+
+def test_egoschema_early_questions():
+    directory = ROOT / "egoschema"
+    suite = benchmarks.load_suite(
+        "egoschema", split="full", annotation=directory / "questions_v20_early.json"
+    )
+    assert (suite.rows, len(suite), suite.max_options) == (20, 20, 5)
+    assert not suite.invalid and all(task.answer_index is None for task in suite)
+    with pytest.raises(ValueError, match="none of 20 rows is usable"):
+        benchmarks.load_suite(
+            "egoschema", split="full", annotation=directory / "questions_v20_corrent_answer.json"
+        )
+
+
+def test_egoschema_subset_answers(tmp_path):
+    answers = json.loads((ROOT / "egoschema" / "subset_answers.json").read_text("utf-8"))
+    assert Counter(answers.values()) == {0: 101, 1: 108, 2: 91, 3: 83, 4: 117}
+    # The final questions are not at hand: made-up ones under the real ids.
+    options = {f"option {i}": f"thing {i}" for i in range(5)}
+    rows = [{"q_uid": uid, "question": "What?", **options} for uid in answers]
+    (tmp_path / "questions.json").write_text(json.dumps([*rows, {**rows[0], "q_uid": "other"}]))
+    (tmp_path / "subset_answers.json").write_text(json.dumps(answers))
+    suite = benchmarks.load_suite("egoschema", root=tmp_path)
+    assert {task.task_id: task.answer_index for task in suite} == answers
+    assert len(suite) == suite.dataset.splits["subset"].tasks == 500
+    # Of the early questions none is in the subset: each answer is listed as having none.
+    with pytest.raises(ValueError, match="500 are broken"):
+        benchmarks.load_suite(
+            "egoschema", annotation=ROOT / "egoschema" / "questions_v20_early.json"
+        )
+
+
+@pytest.mark.parametrize(
+    ("split", "queries", "videos"),
+    [("train", 7218, 7100), ("val", 1550, 1519), ("test", 1542, 1529)],
+)
+def test_qvhighlights(split, queries, videos):
+    root = ROOT / "qvhighlights"
+    suite = benchmarks.load_suite("qvhighlights_grounding", split=split, root=root)
+    assert (suite.rows, len(suite), suite.invalid) == (queries, queries, [])
+    assert len({task.video_id for task in suite}) == videos
+    assert all(task.segments_s for task in suite)
+    # No segment is repaired or dropped.
+    assert set(issues(suite)) == {"global_segment"}
+    assert sum(task.duration_s == 150 for task in suite) / queries > 0.96
+    assert max(len(task.segments_s) for task in suite) <= 25
+    shares = [relevant_share(task) or 0 for task in suite]
+    narrow = sum(share <= 0.5 for share in shares)
+    if split == "train":
+        assert narrow / queries == pytest.approx(0.85, abs=0.01)
+        assert sorted(shares)[queries // 2] == pytest.approx(0.20, abs=0.01)
+        single = sum(len(task.segments_s) == 1 for task in suite)
+        assert single / queries == pytest.approx(0.67, abs=0.01)
+
+    choice = benchmarks.load_suite("qvhighlights_segments", split=split, root=root)
+    found = kinds(choice)
+    assert set(found) == {"mostly_relevant", "no_room"}
+    assert found["mostly_relevant"] == queries - narrow
+    assert len(choice) + len(choice.invalid) == queries
+    assert {len(set(task.options)) for task in choice} == {4}
+    answers = Counter(task.answer_index for task in choice)
+    assert min(answers.values()) > 0.2 * len(choice)
+
+
+def test_qvhighlights_test_split_without_segments():
+    path = ROOT / "qvhighlights" / "highlight_test_release.jsonl"
+    suite = benchmarks.load_suite("qvhighlights_grounding", split="test", annotation=path)
+    assert len(suite) == 1542 and not any(task.segments_s for task in suite)

@@ -78,6 +78,7 @@ def test_options_are_found_at_the_end_of_a_question(question, expected):
         ({"question": " "}, "blank_question"),
         ({"options": []}, "no_options"),
         ({"answer": "Z"}, "answer_not_in_options"),
+        ({"answer": "<answer>3 cats</answer>"}, "answer_not_in_options"),
         ({"segments": [[5, 2]]}, "bad_segment"),
         ({"video": ""}, "malformed_row"),
     ],
