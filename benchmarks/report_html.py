@@ -53,7 +53,7 @@ def _table(table: Table) -> Iterator[str]:
     notes = ' class="notes"' if table.notes else ""
     yield f'<div class="table" tabindex="0"><table{notes}>'
     if table.caption:
-        yield f"<caption>{_text(table.caption)}</caption>"
+        yield f"<caption><span>{_text(table.caption)}</span></caption>"
     cells = (
         f'<th scope="col"{_class(table, i)}>{_text(cell)}</th>'
         for i, cell in enumerate(table.header)
@@ -71,7 +71,7 @@ def _table(table: Table) -> Iterator[str]:
         own = ' class="noted"' if note and not own else own
         yield f"<tr{own}>{''.join(cells)}</tr>"
         if note:
-            yield f'<tr class="note"><td colspan="{len(row)}">{_text(note)}</td></tr>'
+            yield f'<tr class="note"><td colspan="{len(row)}"><span>{_text(note)}</span></td></tr>'
     yield "</tbody></table></div>"
 
 

@@ -43,6 +43,10 @@ th, td {
   border-bottom: 1px solid var(--grid); overflow-wrap: break-word; max-width: 22rem;
 }
 thead th { font-weight: 600; vertical-align: bottom; border-bottom-width: 2px; }
+/* On a narrow screen a table scrolls sideways; its sentences stay where they can be read. */
+caption span, tr.note span {
+  position: sticky; left: 0; display: inline-block; max-width: calc(100vw - 2rem);
+}
 .number { text-align: right; white-space: nowrap; padding-left: .7rem; }
 thead .number { white-space: normal; }
 .noted th[scope="row"], .own th[scope="row"] { min-width: 13rem; }
@@ -84,6 +88,9 @@ pre {
 }
 @media (max-width: 40rem) {
   body { font-size: 14px; }
+  .noted th[scope="row"], .own th[scope="row"] { min-width: 8.5rem; }
+  figure { overflow-x: auto; }
+  figure svg { min-width: 23rem; }
   .lane { grid-template-columns: 4.2rem 1fr; }
   .lane .note { grid-column: 2; margin-bottom: .3rem; }
 }

@@ -137,35 +137,30 @@ def run_table(sections: Sequence[Section]) -> Table:
 
 def accuracy_table(section: Section) -> Table:
     """Return accuracy by the official measure, by the lenient parse, and what goes with it."""
-    rows = []
+    level = chance_level(section)
     macro = any(
-        entry.summary["accuracy"].get("value") != entry.summary["accuracy_micro"].get("value")
+        entry.summary["accuracy"]["value"] != entry.summary["accuracy_micro"]["value"]
         for entry in section.entries
     )
-    level = chance_level(section)
+    rows = []
     for entry in section.entries:
         summary = entry.summary
         cells = [entry.label, entry.policy, percent(summary["accuracy"])]
+        cells += [str(summary["scored"]), str(entry.faults)]
         if macro:
             cells.append(percent(summary["accuracy_micro"]))
-        cells += [
-            percent(summary["lenient_accuracy"]),
-            percent(summary["answered"]),
-            *(() if level else (percent(summary["chance"]),)),
-            *(str(summary["scored"]), str(summary["videos"]), str(entry.faults)),
-        ]
-        rows.append(tuple(cells))
-    header = ("run", "policy", "accuracy, %", *(("micro accuracy, %",) if macro else ()))
-    return Table(
-        (
-            *(*header, "lenient, %", "answered, %", *(() if level else ("chance, %",))),
-            *("n", "videos", "faults"),
-        ),
-        tuple(rows),
-        (0, 1),
-        "Accuracy with 95 % intervals, videos resampled"
-        + (f"; chance is {percent(level)}" if level else ""),
-    )
+        cells += [percent(summary["lenient_accuracy"]), percent(summary["answered"])]
+        if level is None:
+            cells.append(percent(summary["chance"]))
+        rows.append((*cells, str(summary["videos"])))
+    header = ["run", "policy", "accuracy, %", "n", "faults"]
+    header += ["micro accuracy, %"] if macro else []
+    header += ["lenient, %", "answered, %"]
+    header += ["chance, %"] if level is None else []
+    caption = "Accuracy with 95 % intervals, videos resampled"
+    if level is not None:
+        caption += f"; chance is {percent(level)}"
+    return Table((*header, "videos"), tuple(rows), (0, 1), caption)
 
 
 def chance_level(section: Section) -> float | None:
