@@ -96,7 +96,9 @@ LONGVIDEOBENCH = Dataset(
             tasks=1337,
         ),
         "test": Split(
-            ("lvb_test_wo_gt.json", "test-*.parquet", "*/test-*.parquet"), scored=False, tasks=5341
+            ("lvb_test_wo_gt.json", "test-*.parquet", "data/test-*.parquet"),
+            scored=False,
+            tasks=5341,
         ),
     },
     default_split="val",
