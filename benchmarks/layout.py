@@ -64,15 +64,17 @@ def find_layout(
     places = list(_places(Path(root), dataset)) if root is not None else []
     patterns = dataset.splits[split].files
     if annotation is None:
-        files = _first_match(places, patterns)
-        if not files:
+        place, files = _first_match(places, patterns)
+        if place is None:
             raise FileNotFoundError(
                 f"no annotation of {dataset.title}, split {split!r}, below {root}: looked for "
                 f"{', '.join(patterns)}; pass annotation= with the path of the file"
             )
+        # Videos are sought, and missed, beside the annotation first.
+        places.sort(key=lambda path: path != place)
     else:
         given = Path(annotation)
-        files = _first_match([given], patterns) if given.is_dir() else (given,)
+        files = _first_match([given], patterns)[1] if given.is_dir() else (given,)
         if not files or not files[0].is_file():
             raise FileNotFoundError(
                 f"annotation={str(given)!r}: no such file, and no directory that holds "
@@ -114,12 +116,15 @@ def _snapshots(place: Path) -> list[Path]:
     return sorted(found, key=lambda path: path != main)
 
 
-def _first_match(places: list[Path], patterns: tuple[str, ...]) -> tuple[Path, ...]:
+def _first_match(
+    places: list[Path], patterns: tuple[str, ...]
+) -> tuple[Path | None, tuple[Path, ...]]:
+    """Return the files of the first pattern that matches, and the place where it does."""
     for place in places:
         for pattern in patterns:
             if found := sorted(path for path in place.glob(pattern) if path.is_file()):
-                return tuple(found)
-    return ()
+                return place, tuple(found)
+    return None, ()
 
 
 def _trusted(roots: list[Path]) -> Iterator[str]:
