@@ -189,17 +189,19 @@ class Endpoint:
 
     def _negotiate(self, messages: Any, fields: dict[str, Any]) -> Reply:
         """Ask in the best way that the server takes; remember which that was."""
-        first = self._mode
+        first, said_so = self._mode, True
         for mode in range(first, len(_MODES)):
             try:
                 reply = self._ask(messages, fields, _MODES[mode])
             except Exception as error:
-                refused = isinstance(error, _NoStream) or _status(error) in _NOT_STREAMED
-                if mode + 1 == len(_MODES) or not refused:
+                no_stream = isinstance(error, _NoStream)
+                if mode + 1 == len(_MODES) or not (no_stream or _status(error) in _NOT_STREAMED):
                     raise
+                said_so &= not no_stream
                 continue
-            if mode > self._mode:
-                _log.info("the endpoint takes no %s", _MODES[self._mode])
+            # An empty answer before a stream was a hiccup, and before a plain answer a refusal.
+            if mode > self._mode and (said_so or not _MODES[mode]):
+                _log.info("the endpoint takes no %s", _MODES[first])
                 self._mode = mode
             return reply
         raise AssertionError("unreachable")

@@ -177,7 +177,7 @@ def evaluate(
             policy=player.policy,
         )
         directory = Path(out or Path("runs") / f"evaluate-{loaded.name}-{card.hash}")
-        keys = tasks.keys()
+        keys = _distinct(tasks.keys())
         writer = stack.enter_context(RunWriter(directory, card, keys))
         jobs = [Job(key, i) for i, key in enumerate(keys) if key not in writer.outcomes]
         _log.info("%s: %d of %d episodes to play", directory, len(jobs), len(keys))
@@ -191,6 +191,13 @@ def evaluate(
         summary = summarize(read_run(directory), tasks.dataset)
         write_json(directory / SUMMARY, summary)
     return {**summary, "directory": str(directory)}
+
+
+def _distinct(keys: list[str]) -> list[str]:
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"task {twice!r} is in the suite twice; ids must be unique")
+    return keys
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:

@@ -66,20 +66,23 @@ class ModelPlayer:
         for name, value in (("concurrency", concurrency), ("max_new_tokens", max_new_tokens)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ValueError(f"{name}={value!r} must be a whole number, 0 or more")
-        checkpoint = _checkpoint(path)
-        if checkpoint is not None:
-            trained = TrainConfig.from_json(read_state(checkpoint)["config"])
-            history = trained.ppo.history if history is None else history
-            max_new_tokens = max_new_tokens or trained.max_new_tokens
-            self._model = load_policy(checkpoint, device)
-        else:
-            try:
+        try:
+            checkpoint = _checkpoint(path)
+            if checkpoint is None:
                 kind: Any = dtype if dtype == "auto" else getattr(torch, dtype)
                 self._model = MLLMPolicy.from_pretrained(
                     path, dtype=kind, device=device, attention=attention
                 )
-            except (OSError, AttributeError) as error:
-                raise ValueError(f"policy={path!r} cannot be loaded: {error}") from error
+            else:
+                if dtype != "auto" or attention is not None:
+                    raise ValueError(f"dtype={dtype!r} and attention={attention!r} are those of a "
+                                     "model; a checkpoint has its own")  # fmt: skip
+                trained = TrainConfig.from_json(read_state(checkpoint)["config"])
+                history = trained.ppo.history if history is None else history
+                max_new_tokens = max_new_tokens or trained.max_new_tokens
+                self._model = load_policy(checkpoint, device)
+        except (OSError, AttributeError, CheckpointError) as error:
+            raise ValueError(f"policy={path!r} cannot be loaded: {error}") from error
         self.protocol = protocol
         self._sampling = Sampling(greedy=True, max_new_tokens=max_new_tokens or MAX_NEW_TOKENS)
         self._history = history
@@ -259,9 +262,11 @@ def weights_digest(policy: MLLMPolicy) -> str:
 
 def _checkpoint(path: str) -> Path | None:
     """Return the checkpoint at a path, ``None`` if what lies there is a model by itself."""
-    if (Path(path) / "config.json").is_file() or not Path(path).is_dir():
+    if not Path(path).is_dir():
         return None
     try:
         return find(path)
-    except CheckpointError as error:
-        raise ValueError(f"policy={path!r} holds no model either: {error}") from None
+    except CheckpointError:
+        if (Path(path) / "config.json").is_file():  # runs have one too, but of their own kind
+            return None
+        raise

@@ -91,6 +91,20 @@ def test_a_server_that_knows_no_stream_options_still_streams() -> None:
     assert len(requests) == 2
 
 
+def test_a_hiccup_does_not_cost_the_counts_of_all_later_replies() -> None:
+    def behave(handler: Handler, body: dict[str, Any], number: int) -> None:
+        if number == 0:
+            handler.send(200, b"<html>busy</html>", "text/html")
+        else:
+            handler.reply(body)
+
+    with serve(behave) as server:
+        client = endpoint(server.url)
+        assert client.reply(HELLO).text == client.reply(HELLO).text == RIGHT
+        client.close()
+    assert ["stream_options" in request for request in server.requests] == [True, False, True]
+
+
 def test_a_server_that_ignores_the_wish_for_a_stream_is_understood() -> None:
     reply, _ = ask(lambda handler, body, number: handler.json(completion(RIGHT)))
     assert reply.text == RIGHT and reply.prefill_s is None and reply.prompt_tokens == 100
@@ -312,10 +326,14 @@ def test_fields_of_requests_are_as_given_and_a_seed_goes_with_chance() -> None:
     assert Request(more=more).fields(5) == {"max_completion_tokens": 20, "top_k": 3}
     _, requests = ask(lambda h, b, n: h.reply(b), request=Request(more={"top_k": 3}))
     assert requests[0]["top_k"] == 3
-    for wrong in (
-        {"more": {"messages": []}}, {"image_format": "gif"}, {"temperature": -1},
-        {"temperature": float("nan")}, {"max_tokens": 0},
-    ):  # fmt: skip
+    wrongs: list[dict[str, Any]] = [
+        {"more": {"messages": []}},
+        {"image_format": "gif"},
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"max_tokens": 0},
+    ]
+    for wrong in wrongs:
         with pytest.raises(ValueError, match=r"\w+="):
             Request(**wrong)
 

@@ -175,6 +175,15 @@ def test_videos_that_do_not_open_are_faults_and_tried_again(tmp_path: Path) -> N
     assert len({record.task["task_id"] for record in run.records}) == 7
 
 
+def test_ids_that_are_given_twice_are_named(tmp_path: Path) -> None:
+    class Same(HaystackSuite):
+        def __getitem__(self, index: int) -> Task:
+            return super().__getitem__(0 if index == 2 else index)
+
+    with pytest.raises(ValueError, match=r"'val-00000-needle' is in the suite twice"):
+        evaluate("random", Same("val", size=3), out=tmp_path, env=SMALL)
+
+
 def test_a_run_of_which_nothing_could_be_played_says_why(tmp_path: Path) -> None:
     suite = Shut("val", size=3)
     suite.shut = frozenset(range(3))

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from agents_models import model_dir
+from agents_training import small, trained
 from chat_server import RIGHT, Handler, serve
 
+from agents.checkpoint import load_policy
 from agents.policy import MLLMPolicy
 from agents.tiny import ENV_OPTIONS, SUITE_OPTIONS, WEIGHTS
 from benchmarks.controls import ControlledSuite
@@ -211,7 +214,7 @@ def test_policies_are_told_apart_and_unknown_ones_refused(tmp_path: Path) -> Non
         ("http://127.0.0.1:9/v1", {}, "which model"),
         ("http://127.0.0.1:9/v1", {"modle": "m"}, "modle.*use some of"),
         ("http://127.0.0.1:9/v1", {"model": "m", "patience": 0}, "patience=0"),
-        (str(tmp_path), {}, "no checkpoint"),
+        (str(tmp_path), {}, "is no checkpoint"),
         (str(WEIGHTS), {"history": 1, "temperature": 1}, "temperature.*use some of"),
         (str(WEIGHTS), {"dtype": "float33"}, "float33"),
     ]
@@ -401,6 +404,40 @@ def test_the_card_of_a_model_names_its_weights() -> None:
     weight.data[..., -1] += 1e-4
     assert weights_digest(again) != player.policy["weights"]
     player.close()
+
+
+# peft 0.21 asks for a name that transformers 5.23 deprecates.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_a_trained_adapter_plays_as_it_was_trained(tmp_path: Path) -> None:
+    ppo = {"critic": "adapter", "history": 1}
+    config = small(tmp_path, eval_every=0, iterations=1, lora_rank=4, lora_alpha=8.0, ppo=ppo)
+    trained(config)
+    suite = suite_of(3)
+    player = ModelPlayer(str(tmp_path), factory(suite, max_turns=4), device="cpu")
+    assert player.policy["weights"] == weights_digest(load_policy(tmp_path))
+    assert player.policy["weights"] != weights_digest(MLLMPolicy.from_pretrained(model_dir()))
+    assert player.policy["max_new_tokens"] == 5 and player.policy["history"] == 1
+    again = ModelPlayer(str(tmp_path / "checkpoint-000001"), factory(suite), device="cpu")
+    assert again.policy["weights"] == player.policy["weights"]
+    again.close()
+    for each in play(player, jobs_of(suite)).values():
+        assert each.record is not None and each.cost["reply_tokens"] <= 5 * 4
+        shown = each.record.frames_shown
+        if len(each.record.turns) > 2:  # a window that moved on is fed again
+            assert each.cost["visual_tokens"] > shown
+    with pytest.raises(ValueError, match="a checkpoint has its own"):
+        ModelPlayer(str(tmp_path), factory(suite), dtype="float32")
+    (tmp_path / "checkpoint-000001" / "state.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"cannot be loaded: checkpoint .* has format None"):
+        ModelPlayer(str(tmp_path), factory(suite))
+
+
+def test_weights_of_half_precision_and_single_numbers_have_a_digest() -> None:
+    policy = MLLMPolicy.from_pretrained(WEIGHTS, device="cpu", dtype=torch.bfloat16)
+    before = weights_digest(policy)
+    assert len(before) == 12
+    policy.base.register_parameter("scale", torch.nn.Parameter(torch.tensor(1.0)))
+    assert weights_digest(policy) != before
 
 
 def test_frames_that_do_not_fit_a_model_are_refused_at_once() -> None:
