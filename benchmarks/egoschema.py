@@ -9,19 +9,13 @@ makes of a run: ``{q_uid: index}``.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from benchmarks.dataset import Archive, Converted, Dataset, Defect, Source, Split
 from benchmarks.repair import index_answer, merge, text_answer
 from benchmarks.tables import KEY, read_json
-
-if TYPE_CHECKING:
-    from gym_longvideo.record import EpisodeRecord
 
 QUESTIONS = 5031
 _CLIP_S = 180.0  # every clip, says uid_to_ego4d.json
@@ -53,8 +47,10 @@ def _convert(source: Source) -> Iterator[Converted]:
 
 
 def _record(fields: Mapping[str, Any]) -> dict[str, Any]:
-    uid = str(next(fields[name] for name in _IDENTITY if fields.get(name)))
+    uid = str(next((fields[name] for name in _IDENTITY if fields.get(name)), ""))
     uid = uid.removesuffix(".mp4")
+    if not uid:
+        raise Defect("malformed_row", f"none of {list(_IDENTITY[:-1])} names the question")
     texts = fields.get("option", fields.get("options"))
     columns = [pattern.format(i) for pattern in _COLUMNS for i in range(5)]
     options = texts or [fields[name] for name in columns if name in fields]
@@ -74,31 +70,6 @@ def _record(fields: Mapping[str, Any]) -> dict[str, Any]:
         },
         issues,
     )
-
-
-def submission(records: Iterable[EpisodeRecord]) -> dict[str, int]:
-    """Return the answers of a run as the server takes them; unanswered questions are left out.
-
-    Options that were put in another order are put back.
-
-    Raises:
-        ValueError: If a question was played in several rotations of its options.
-    """
-    found: dict[str, int] = {}
-    for record in records:
-        meta, uid = record.task["meta"], record.task["task_id"]
-        if "circular" in meta:
-            raise ValueError(
-                'the run rotates the options (control "circular"), so a question has several '
-                'answers; make a submission of a run with control "none"'
-            )
-        choice = record.turns[-1]["choice"] if record.turns else -1
-        if choice < 0:
-            continue
-        for order in (meta.get("shuffled"), meta.get("option_order")):
-            choice = choice if order is None else order[choice]
-        found[uid] = int(choice)
-    return found
 
 
 def _groups(task: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -134,46 +105,7 @@ EGOSCHEMA = Dataset(
 )
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """Make a submission to EgoSchema's server of a run on its full set.
-
-    Attributes:
-        run: Directory of the run.
-        out: File to write.
-    """
-
-    run: Path
-    out: Path = Path("submission.json")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Write a submission, and say what it lacks."""
-    import tyro
-
-    from benchmarks.runs import read_run
-
-    positional = (tyro.conf.PositionalRequiredArgs,)
-    chosen = tyro.cli(
-        Arguments, args=arguments, prog="python -m benchmarks.egoschema", config=positional
-    )
-    try:
-        run = read_run(chosen.run)
-        if {record.suite for record in run.records} - {EGOSCHEMA.name}:
-            raise ValueError(f"{chosen.run} is no run of {EGOSCHEMA.name}")
-        found = submission(run.records)
-        chosen.out.write_text(json.dumps(found, indent=0) + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{chosen.out}: {len(found)} answers")
-    if len(found) < QUESTIONS:
-        print(
-            f"The full set has {QUESTIONS} questions; {len(run.records) - len(found)} of this run "
-            f"were not answered, {max(0, QUESTIONS - len(run.records))} not played."
-        )
-    return 0
-
-
 if __name__ == "__main__":
+    from benchmarks.submission import main
+
     sys.exit(main())

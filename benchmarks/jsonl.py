@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.dataset import Converted, Dataset, Source, Split, converted
-from benchmarks.repair import clean_segments, embedded_options, merge
+from benchmarks.repair import clean_segments, embedded_options, merge, number
 from benchmarks.tables import KEY
 from gym_longvideo.annotation import ANSWER, IDENTITY, OPTIONS, QUESTION, SEGMENTS, TASK_TYPE
 
@@ -38,7 +38,8 @@ def _record(fields: Mapping[str, Any]) -> dict[str, Any]:
         record["answer"] = None
     for name in _NUMBERS:
         if isinstance(record.get(name), str):
-            record[name] = _number(record[name])
+            seconds = number(record[name])
+            record[name] = record[name] if seconds is None else seconds  # or a class: "short"
     if KEY in record and not any(name in record for name in IDENTITY):
         record["id"] = record[KEY]
     record.pop(KEY, None)
@@ -50,13 +51,6 @@ def _record(fields: Mapping[str, Any]) -> dict[str, Any]:
     raw = next((record[name] for name in SEGMENTS if name in record), None)
     record = {name: value for name, value in record.items() if name not in SEGMENTS}
     return merge(record, clean_segments(raw, duration_s))
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text  # a class, such as "short"
 
 
 def _files(name: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.dataset import Archive, Converted, Dataset, Source, Split
-from benchmarks.repair import index_answer
+from benchmarks.repair import index_answer, number
 
 _OPTIONS = tuple(f"option{i}" for i in range(8))
 _OWN = ("candidates", "correct_choice", "video", "index", "question_category", *_OPTIONS)
@@ -25,9 +25,9 @@ def _convert(source: Source) -> Iterator[Converted]:
 
 
 def _record(fields: Mapping[str, Any]) -> dict[str, Any]:
-    duration_s = _number(fields.get("duration"))
+    duration_s = number(fields.get("duration"))
     video = str(fields.get("video_path") or "").removeprefix("./")
-    group = _number(fields.get("duration_group"))
+    group = number(fields.get("duration_group"))
     return {
         **{key: value for key, value in fields.items() if key not in _OWN},
         "id": fields.get("id"),
@@ -37,7 +37,7 @@ def _record(fields: Mapping[str, Any]) -> dict[str, Any]:
         "answer": index_answer(fields.get("correct_choice")),
         "duration": duration_s,
         "duration_group": None if group is None else int(group),
-        "starting_timestamp_for_subtitles": _number(fields.get("starting_timestamp_for_subtitles"))
+        "starting_timestamp_for_subtitles": number(fields.get("starting_timestamp_for_subtitles"))
         or 0.0,
         "task_types": [fields["question_category"]] if fields.get("question_category") else [],
         **_evidence(fields.get("position"), duration_s),
@@ -60,17 +60,10 @@ def _evidence(position: Any, duration_s: float | None) -> dict[str, Any]:
     if not isinstance(position, list) or not position:
         return {}
     limit = _MOST_FPS * (duration_s or float("inf"))
-    frames = [int(frame) for frame in position if _number(frame) is not None]
+    frames = [int(frame) for frame in position if number(frame) is not None]
     kept = [frame for frame in frames if 0 <= frame <= limit]
     issues = ["garbage_evidence_frames"] if len(kept) < len(position) else []
     return {"evidence_frames": kept, "evidence_unit": "source_frame", "issues": issues}
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
 
 
 def _groups(task: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -90,7 +83,7 @@ LONGVIDEOBENCH = Dataset(
             (
                 "lvb_val.json",
                 "validation-*.parquet",
-                "*/validation-*.parquet",
+                "data/validation-*.parquet",
                 "LongVideoBench.tsv",
             ),
             tasks=1337,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.dataset import Archive, Converted, Dataset, Source, Split, converted
-from benchmarks.repair import clean_segments, embedded_options, merge
+from benchmarks.repair import clean_segments, embedded_options, merge, number
 
 _FOLDERS = ("all_videos", "videos", "video", "video_chunks", "data")
 _OWN = ("qa", "question_type", "type", "time_reference", "uid", "candidates", "choices", "video")
@@ -20,12 +20,12 @@ _OWN = ("qa", "question_type", "type", "time_reference", "uid", "candidates", "c
 
 def _convert(source: Source) -> Iterator[Converted]:
     numbered = _numbered(source.roots)
-    for number, (place, fields) in enumerate(source.rows()):
+    for line, (place, fields) in enumerate(source.rows()):
         if not isinstance(fields, Mapping) or "qa" not in fields:
             yield converted(place, fields, _record)
             continue
         questions = fields["qa"] if isinstance(fields["qa"], list) else [fields["qa"]]
-        name = f"{number:08d}" if numbered else fields.get("key")
+        name = f"{line:08d}" if numbered else fields.get("key")
         for i, question in enumerate(questions):
             inner = question if isinstance(question, Mapping) else {}
             yield converted(f"{place}, question {i}", {**fields, "_file": name, **inner}, _record)
@@ -73,10 +73,8 @@ def _alike(options: Any) -> dict[str, Any]:
 def _duration(fields: Mapping[str, Any]) -> float | None:
     about = fields.get("video_info")
     minutes = (about if isinstance(about, Mapping) else fields).get("duration_minutes")
-    try:
-        return float(fields["duration"]) if minutes is None else float(minutes) * 60
-    except (KeyError, TypeError, ValueError):
-        return None
+    length = number(minutes)
+    return number(fields.get("duration")) if length is None else length * 60
 
 
 def _numbered(roots: tuple[Path, ...]) -> bool:

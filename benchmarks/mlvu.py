@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.dataset import Archive, Converted, Dataset, Source, Split, converted
-from benchmarks.repair import embedded_options, merge, text_answer
+from benchmarks.repair import embedded_options, merge, number, text_answer
 
 TASKS = ("plotQA", "needle", "ego", "count", "order", "anomaly_reco", "topic_reasoning")
 _NAMES = {"findNeedle": "needle"}
@@ -42,34 +42,34 @@ def _convert(source: Source) -> Iterator[Converted]:
     for place, fields in source.rows():
         kind = _kind(fields) if isinstance(fields, Mapping) else ""
         if kind not in _FREE_FORM:
-            record = partial(_record, kind=kind, number=counts[kind], folder=folders.get(kind))
+            record = partial(_record, kind=kind, index=counts[kind], folder=folders.get(kind))
             yield converted(place, fields, record)
             counts[kind] += 1
 
 
 def _record(
-    fields: Mapping[str, Any], *, kind: str, number: int, folder: str | None
+    fields: Mapping[str, Any], *, kind: str, index: int, folder: str | None
 ) -> dict[str, Any]:
     kept = {key: value for key, value in fields.items() if key not in _OWN}
     video = str(fields.get("video_name", fields.get("video", fields.get("path", ""))))
     question = fields.get("question", fields.get("problem"))
     answer = fields.get("answer", fields.get("solution"))
     options = fields.get("candidates", fields.get("options"))
-    if found := embedded_options(question):
-        question, texts = found
+    if parts := embedded_options(question):
+        question, texts = parts
         options = texts if options is None or len(options) != len(texts) else options
     official = "video" in fields  # copies call it otherwise, and give letters
-    index, issues = _text(answer, options) if official else (answer, {})
-    duration_s = _seconds(fields.get("duration"))
+    found, issues = _text(answer, options) if official else (answer, {})
+    duration_s = number(fields.get("duration"))
     return merge(
         kept,
         {
-            "id": fields.get("question_id", fields.get("problem_id", f"{kind}_{number}")),
+            "id": fields.get("question_id", fields.get("problem_id", f"{kind}_{index}")),
             "video": f"{folder}/{video}" if folder and official else video,
             "video_id": video.rpartition("/")[2],
             "question": question,
             "options": options,
-            "answer": index,
+            "answer": found,
             "task_types": [kind],
             **({} if duration_s is None else {"duration": duration_s}),
         },
@@ -90,14 +90,6 @@ def _kind(fields: Mapping[str, Any]) -> str:
     if not kind:
         kind = str(fields.get("question_id", fields.get("problem_id", ""))).partition("_")[0]
     return _NAMES.get(str(kind), _TEST.get(str(kind), str(kind)))
-
-
-def _seconds(value: Any) -> float | None:
-    """Return a duration as a number, which TSV holds as text."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
 
 
 def _folders(roots: tuple[Path, ...]) -> dict[str, str]:

@@ -98,8 +98,8 @@ def _dataset(name: str, env_id: str, title: str, **fields: Any) -> Dataset:
 
 
 def _originals(*, grounding: bool) -> dict[str, Split]:
-    names = {name: (f"highlight_{name}_release.jsonl",) for name in _TASKS}
-    names["test"] = ("highlight_test_with_gt.jsonl", *names["test"])
+    names = {name: [f"highlight_{name}_release.jsonl"] for name in _TASKS}
+    names["test"].insert(0, "highlight_test_with_gt.jsonl")
     return {
         name: Split(
             (*(f"data/{file}" for file in files), *files),

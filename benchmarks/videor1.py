@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.dataset import Defect
-from benchmarks.repair import clean_segments, embedded_options, merge
+from benchmarks.repair import clean_segments, embedded_options, merge, number
 from gym_longvideo.annotation import SEGMENTS
 
 POOL_SIZE = 64
@@ -32,7 +32,7 @@ def video_r1(fields: Mapping[str, Any]) -> dict[str, Any]:
     if kind is not None and str(kind).lower() not in _CHOICE:
         raise Defect("not_multiple_choice", f"problem_type={kind!r} has no options to choose from")
     question, options = _question(fields)
-    duration_s = _number(fields.get("duration"))
+    duration_s = number(fields.get("duration"))
     windows = next((fields[name] for name in SEGMENTS if fields.get(name)), None)
     record = {
         "video": _path(fields),
@@ -84,10 +84,3 @@ def _evidence(frames: Any, duration_s: float | None) -> dict[str, Any]:
     kept = [frame for frame in frames if isinstance(frame, int) and 0 <= frame < size]
     issues = ["garbage_evidence_frames"] if len(kept) < len(frames) else []
     return {"evidence_frames": kept, "evidence_unit": "pool_index", "issues": issues}
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None

@@ -5,8 +5,8 @@ import pytest
 
 import benchmarks
 from benchmarks.card import Card
-from benchmarks.egoschema import main, submission
 from benchmarks.runs import RunWriter
+from benchmarks.submission import main, submission
 from gym_longvideo.record import EpisodeRecord
 
 
