@@ -178,10 +178,11 @@ class VideoFinder:
         for root in self._roots:
             for name in stems:
                 for folder in self.folders:
-                    for ending in endings:
-                        path = os.path.join(root, folder, name + ending)
-                        if self._there(path):
-                            return path, True
+                    directory, base = os.path.split(os.path.join(root, folder, name))
+                    if names := self._names(directory):
+                        for ending in endings:
+                            if base + ending in names:
+                                return os.path.join(directory, base + ending), True
         folder = self.folders[1] if len(self.folders) > 1 and "/" not in relative else ""
         return os.path.join(self._roots[0], folder, stem + (extension or ".mp4")), False
 
@@ -194,9 +195,12 @@ class VideoFinder:
 
     def _there(self, path: str) -> bool:
         directory, name = os.path.split(path)
+        return name in self._names(directory)
+
+    def _names(self, directory: str) -> frozenset[str]:
         if directory not in self._listed:
             try:
                 self._listed[directory] = frozenset(os.listdir(directory))
             except OSError:
                 self._listed[directory] = frozenset()
-        return name in self._listed[directory]
+        return self._listed[directory]

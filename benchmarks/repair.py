@@ -7,6 +7,7 @@ invented: a segment that makes no sense is dropped, never turned around or widen
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -75,6 +76,19 @@ def index_answer(answer: Any) -> Any:
     return int(answer) if isinstance(answer, float) and answer.is_integer() else answer
 
 
+def number(value: Any) -> float | None:
+    """Return a number that may be written as text, as tables do, or None.
+
+    >>> number("12.5"), number("short"), number("nan"), number(True)
+    (12.5, None, None, None)
+    """
+    try:
+        found = float("nan") if isinstance(value, bool) else float(value)
+    except (OverflowError, TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
 def embedded_options(question: Any) -> tuple[str, list[str]] | None:
     r"""Return question and options of a question that ends in its options, or None.
 
@@ -118,7 +132,8 @@ def clean_segments(raw: Any, duration_s: Any = None) -> dict[str, Any]:
     """
     if raw is None or (isinstance(raw, (list, tuple, str)) and not raw):
         return {}
-    limit_s = float(duration_s) if _positive(duration_s) else None
+    limit_s = number(duration_s)
+    limit_s = limit_s if limit_s and limit_s > 0 else None
     segments: list[list[float]] = []
     issues: dict[str, None] = {}
     for pair in _pairs(raw):
@@ -198,7 +213,3 @@ def diagnose(record: Mapping[str, Any]) -> str:
     except ValueError:
         return "bad_segment"
     return "malformed_row"
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e300
