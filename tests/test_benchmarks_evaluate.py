@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import os
 import random
@@ -16,7 +17,8 @@ from chat_server import RIGHT, Handler, serve
 
 from agents.tiny import ENV_OPTIONS, SUITE_OPTIONS, WEIGHTS
 from benchmarks.controls import CONTROLS
-from benchmarks.evaluate import EvaluateConfig, evaluate, load_suite, main
+from benchmarks.evaluate import evaluate, load_suite, main
+from benchmarks.evaluate_config import EvaluateConfig
 from benchmarks.players import Job, Played, ScriptedPlayer
 from benchmarks.runs import RunError, RunWriter, read_run
 from gym_longvideo.haystack import HaystackSuite
@@ -410,6 +412,9 @@ def test_the_command_line_makes_the_arguments_of_evaluate() -> None:
     assert config._env()["seek"] == "exact"
     assert EvaluateConfig("haystack", "random")._policy_options() == {}
     assert EvaluateConfig("haystack", "some/model")._policy_options() == {"max_new_tokens": 0}
+    arguments = EvaluateConfig("haystack", "random", quiet=True).arguments()
+    assert arguments.keys() == inspect.signature(evaluate).parameters.keys()
+    assert arguments["progress"] is False
     changed = EvaluateConfig("haystack", "random", env={"seek": "auto", "reward": "outcome"})
     assert changed._env()["seek"] == "auto" and changed._env()["reward"] == "outcome"
 
