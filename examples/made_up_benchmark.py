@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -130,15 +131,20 @@ def main() -> None:
     for name in chosen.like:
         directory, split, write = LAYOUTS[name]
         write(items, chosen.out / directory)
-        of, runs = f"--root {chosen.out} --split {split}", chosen.out / "evaluated"
         print(f"\n# {len(items)} questions, laid out as {directory}. Go on with")
-        print(f"python -m benchmarks.validate {name} {of} --decode")
+        where = ["--root", chosen.out, "--split", split]
+        show("validate", name, *where, "--decode")
+        runs = []
         for policy in ("oracle", tiny.WEIGHTS):
-            print(
-                f"python -m benchmarks.evaluate --suite {name} {of} --policy {policy} "
-                f"--env '{json.dumps(tiny.ENV_OPTIONS)}' --out {runs / name / Path(policy).name}"
-            )
-        print(f"python -m benchmarks.report {runs / name}/* --out {chosen.out / 'report' / name}")
+            runs.append(chosen.out / "evaluated" / name / Path(policy).name)
+            asked = ["--suite", name, *where, "--policy", policy, "--out", runs[-1]]
+            show("evaluate", *asked, "--env", json.dumps(tiny.ENV_OPTIONS))
+        show("report", *runs, "--out", chosen.out / "report" / name)
+
+
+def show(module: str, *arguments: object) -> None:
+    """Print a command."""
+    print(shlex.join(["python", "-m", f"benchmarks.{module}", *map(str, arguments)]))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,12 @@ class MadeUp:
 
     def split(self, name: str) -> str:
         return made_up_benchmark.LAYOUTS[name][1]
+
+    def exported(self) -> dict[str, dict[str, Any]]:
+        """Return what the export says, by task."""
+        files = (self.root / "export").glob("*/annotation.jsonl")
+        lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        return {line["id"]: line for line in lines}
 
     def run(self, name: str, policy: str | Path) -> Path:
         """Evaluate, or do nothing if that was done before."""
@@ -96,7 +104,11 @@ def test_the_oracle_has_no_segments_and_gives_the_annotated_answer_at_once(
     assert (summary["episodes"], summary["faults"]) == (made.tasks, 0)
     assert summary["cost"]["turns"] == 1.0
     assert summary["grounding"] is None
-    assert {right(record) for record in made.records(name, "oracle").values()} == {True}
+    chosen = {
+        video: "ABCD"[record.turns[-1]["choice"]]
+        for video, record in made.records(name, "oracle").items()
+    }
+    assert chosen == {task: line["answer"] for task, line in made.exported().items()}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -108,14 +120,12 @@ def test_the_tiny_mllm_plays_every_question_and_reads_the_cards_it_is_shown(
     assert summary["answered"] == 1.0
     assert summary["behaviour"]["malformed_rate"] == 0.0
     assert summary["cost"]["visual_tokens"] >= 16  # one a frame
-    cards = {}
-    for path in (made.root / "export").glob("*/annotation.jsonl"):
-        for line in map(json.loads, path.read_text().splitlines()):
-            cards[line["id"]] = line["segments"]
+    exported = made.exported()
     shown = [
         right(record)
         for video, record in made.records(name, WEIGHTS).items()
-        if any(a <= t < b for a, b in cards[video] for t in record.overview["shown_s"])
+        for start, end in exported[video]["segments"]
+        if any(start <= t < end for t in record.overview["shown_s"])
     ]
     assert len(shown) >= made.tasks // 4
     assert sum(shown) / len(shown) >= 0.6  # chance is 0.25
@@ -188,3 +198,21 @@ def test_the_report_has_all_runs_and_no_published_row_beside_them(
         assert "No published row stands beside these runs" in text
         assert "Video-MTR" not in text
         assert "100.0 (" in text
+
+
+def test_the_commands_that_the_example_prints_work(tmp_path: Path, monkeypatch, capsys) -> None:
+    out = tmp_path / "made up"
+    sizes = ["--tasks", "1", "--minutes", "1", "--size", "32", "--like", "longvideobench"]
+    monkeypatch.setattr(sys, "argv", ["made_up_benchmark", str(out), *sizes])
+    made_up_benchmark.main()
+    commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    commands = [words for words in commands if words[:2] == ["python", "-m"]]
+    assert [words[2].partition(".")[2] for words in commands] == [
+        "validate",
+        "evaluate",
+        "evaluate",
+        "report",
+    ]
+    for _, _, module, *words in commands:
+        assert importlib.import_module(module).main(words) == 0
+    assert (out / "report" / "longvideobench" / "report.html").stat().st_size > 1000
