@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import validate
 from benchmarks.evaluate import evaluate
@@ -64,6 +65,14 @@ class MadeUp:
         """Return the records by the stem of the video, which is that of the exported task."""
         records = read_run(self.run(name, policy)).records
         return {Path(record.task["video"]).stem: record for record in records}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()  # on busy cores a tiny model waits for them, not for itself
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=[7, pytest.param(48, marks=pytest.mark.slow)])
