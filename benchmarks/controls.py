@@ -175,10 +175,16 @@ def rotated(task: Task, rotation: int) -> Task:
 
 
 def shuffled(task: Task, seed: int = 0) -> Task:
-    """Return a task with its options in an order drawn from its id."""
+    """Return a task with its options in an order drawn from its id.
+
+    ``meta["shuffled"]`` lists which option of the annotation stands at each place, however often
+    the task is shuffled.
+    """
     places = range(len(task.options))
     order = sorted(places, key=lambda place: _draw(seed, f"option {place}", task.task_id))
-    return _reordered(task, order, task.task_id, {"shuffled": order})
+    earlier = task.meta.get("shuffled", places)
+    note = {"shuffled": [earlier[place] for place in order]}
+    return _reordered(task, order, task.task_id, note)
 
 
 def _reordered(task: Task, order: list[int], task_id: str, note: dict[str, Any]) -> Task:

@@ -39,9 +39,10 @@ from benchmarks.report_tables import (
     published_table,
     run_table,
 )
-from benchmarks.summary import budget_curve
+from benchmarks.summary import budget_curve, dataset_of
 
 TITLE = "Evaluation report"
+FEW = 40  # videos below which a percentile bootstrap is said to be too narrow
 PLOTTED = 40  # values of a grouping beyond which it has a table and no plot
 
 
@@ -127,13 +128,16 @@ def _section(section: Section, *, alone: bool) -> Iterator[Block]:
     title = section.title if alone else f"Section {section.letter}: {section.title}"
     yield Heading(2, title)
     yield Text(_protocol(section))
+    yield from _cautions(section)
     yield accuracy_table(section)
     if len(section.entries) > 1:
         yield difference_table(section)
     level = chance_level(section)
     for group in group_names(section):
         values = group_values(section, group)
-        if 1 < len(values) <= PLOTTED:
+        if len(values) < 2:
+            continue  # one group is everything once more
+        if len(values) <= PLOTTED:
             svg = _group_plot(section, group, values, level)
             if svg:
                 yield Plot(svg, f"Accuracy by {group.replace('_', ' ')}")
@@ -156,7 +160,7 @@ def _protocol(section: Section) -> str:
     height, width = (*settings.get("frame_size", ()), "?", "?")[:2]
     parts = [
         f"Protocol {section.card.protocol_hash}",
-        f"{section.entries[0].expected:,} episodes",
+        f"{section.entries[0].expected:,} episodes{_whole(section)}",
         f"budget of {settings.get('frame_budget')} frames ({settings.get('overview_frames')} in "
         f"the overview, {settings.get('frames_per_retrieval')} a retrieval)",
         f"at most {settings.get('max_turns')} turns",
@@ -167,6 +171,41 @@ def _protocol(section: Section) -> str:
         f"scorer {protocol.get('scorer')}",
     ]
     return ", ".join(parts) + ". Every knob is in card.json of each run."
+
+
+def _whole(section: Section) -> str:
+    """Say how many questions the published split has, where these are not all of them."""
+    dataset = dataset_of(section.card)
+    tasks = dataset.splits[section.suite[1]].tasks if dataset is not None else None
+    if dataset is None or tasks in (None, int(section.protocol["suite"]["tasks"])):
+        return ""
+    return f" (the whole of {dataset.title}, {section.suite[1]}, has {tasks:,} questions)"
+
+
+def _cautions(section: Section) -> Iterator[Block]:
+    """Say what the accuracies of a section are a mean of, and which of them mean little."""
+    overall = str(section.entries[0].summary.get("overall", "micro"))
+    if overall != "micro":
+        group = overall.partition(":")[2].replace("_", " ")
+        yield Text(
+            f"Accuracy is the unweighted mean over {group}, as the benchmark's authors report it; "
+            "micro accuracy is the mean over questions.",
+            "note",
+        )
+    oracles = [entry.name for entry in section.entries if "oracle" in entry.policy]
+    if oracles and section.protocol["suite"].get("annotation"):
+        yield Text(
+            f"{', '.join(oracles)}: an oracle copies the annotated answer here. It checks the "
+            "plumbing and says nothing about what can be seen.",
+            "note",
+        )
+    videos = min(int(entry.summary["videos"]) for entry in section.entries)
+    if videos < FEW:
+        yield Text(
+            f"{videos} videos are few: intervals from so few are too narrow, and should be read "
+            "as a lower bound of the uncertainty.",
+            "note",
+        )
 
 
 def _group_plot(
@@ -285,7 +324,8 @@ def _notes() -> Iterator[Block]:
     yield Text(
         "Accuracy is the official measure of the benchmark under the strict parse; lenient reads a "
         "reply forgivingly and is never mixed with it. Intervals are 95 % percentile bootstrap "
-        "intervals that resample videos, because questions about one video are not independent. n "
+        "intervals that resample videos, because questions about one video are not independent; "
+        "where all videos agree, the end is the exact binomial bound. n "
         "is the number of scored questions. A dash is what was not measured or does not exist. "
         "Published numbers come without intervals."
     )

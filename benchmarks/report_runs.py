@@ -128,16 +128,20 @@ def read_entries(runs: Sequence[str | Path]) -> list[Entry]:
     """Read the runs of a report.
 
     Args:
-        runs: Directories; ``NAME=DIRECTORY`` gives a run another name than its directory's.
+        runs: Directories; ``NAME=DIRECTORY`` gives a run another name than its directory's. Where
+            several directories have one name, that of their parent goes before it.
 
     Raises:
         ValueError: If there is none, if one is no run or holds no episode, or if two have one name.
     """
     if not runs:
         raise ValueError("no run is given; name one or more directories of benchmarks.evaluate")
+    named = [_named(given) for given in runs]
+    names = [name for name, _ in named]
     places: dict[str, Path] = {}
-    for given in runs:
-        name, directory = _named(given)
+    for name, directory in named:
+        if names.count(name) > 1 and directory.resolve().parent.name:
+            name = f"{directory.resolve().parent.name}/{name}"
         if name in places:
             raise ValueError(
                 f"two runs are called {name!r}: {places[name]} and {directory}; "

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.metrics import record_key
 from gym_longvideo.record import EpisodeRecord
 
 if TYPE_CHECKING:
@@ -56,12 +57,6 @@ class Run:
     faults: tuple[dict[str, Any], ...]
 
 
-def key_of(record: EpisodeRecord) -> str:
-    """Return the key of an episode: its task, and under the circular control its rotation."""
-    circular = record.task["meta"].get("circular")
-    return f"{circular[0]}@{circular[1]}" if circular else record.task["task_id"]
-
-
 def read_run(directory: str | os.PathLike[str]) -> Run:
     """Read a run, finished or not; a last line cut short by a kill is left out.
 
@@ -75,7 +70,7 @@ def read_run(directory: str | os.PathLike[str]) -> Run:
     records = {}
     for where, line in _lines(path / RECORDS):
         record = _record(where, line, card, records.keys(), None)
-        records[key_of(record)] = record
+        records[record_key(record)] = record
     # An episode that was played again, because a kill came before its record, has two lines.
     costs = {each["key"]: each for _, each in _objects(path / COSTS) if each["key"] in records}
     faults = tuple(each for _, each in _objects(path / FAULTS))
@@ -143,10 +138,12 @@ class RunWriter:
         """
         if record.outcome not in OUTCOMES:
             raise ValueError(f"episode {key!r} has outcome {record.outcome!r}: it is no result")
-        if key in self.outcomes or key_of(record) != key:
-            raise ValueError(f"the record of task {key_of(record)!r} cannot be added as {key!r}: "
-                             "each episode of a run is recorded once, under its own key"
-                             )  # fmt: skip
+        own = record_key(record)
+        if key in self.outcomes or own != key:
+            raise ValueError(
+                f"the record of task {own!r} cannot be added as {key!r}: each episode of a run is "
+                "recorded once, under its own key"
+            )
         self._append(COSTS, json.dumps({"key": key, **cost}, ensure_ascii=False))
         self._append(RECORDS, record.to_json())
         self._count(key, record.outcome)
@@ -184,7 +181,7 @@ class RunWriter:
             _require_same(self.directory, begun, self.card)
         for where, line in _lines(self.directory / RECORDS):
             record = _record(where, line, self.card, self.outcomes.keys(), keys)
-            self._count(key_of(record), record.outcome)
+            self._count(record_key(record), record.outcome)
         for _, each in _objects(self.directory / FAULTS):
             self._attempts[each["key"]] = self._attempts.get(each["key"], 0) + 1
         for _ in _objects(self.directory / COSTS):
@@ -278,7 +275,7 @@ def _record(
 ) -> EpisodeRecord:
     try:
         record = EpisodeRecord.from_json(line.decode("utf-8"))
-        key = key_of(record)
+        key = record_key(record)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{where}: {error}") from None
     suite = card.protocol.get("suite", {})

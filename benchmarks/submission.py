@@ -35,9 +35,7 @@ def submission(records: Iterable[EpisodeRecord]) -> dict[str, int]:
         choice = record.turns[-1]["choice"] if record.turns else -1
         if choice < 0:
             continue
-        for order in (meta.get("shuffled"), meta.get("option_order")):
-            choice = choice if order is None else order[choice]
-        found[uid] = int(choice)
+        found[uid] = int(meta["shuffled"][choice]) if "shuffled" in meta else int(choice)
     return found
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, Literal, NamedTuple, get_args
 
-import numpy as np
-
+from benchmarks.controls import shuffled
 from benchmarks.dataset import Converted, Dataset, Defect, Source
 from benchmarks.layout import VideoFinder, find_layout
 from benchmarks.repair import diagnose
@@ -273,28 +272,6 @@ def relevant_share(task: Task) -> float | None:
         covered += max(0.0, end_s - max(start_s, end))
         end = max(end, end_s)
     return covered / task.duration_s
-
-
-def option_order(task_id: str, count: int, seed: int) -> list[int]:
-    """Return the order in which a task's options are put, the same on every machine."""
-    digest = hashlib.sha256(f"{seed}:{task_id}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "big")).permutation(count).tolist()
-
-
-def shuffled(task: Task, seed: int) -> Task:
-    """Return a task with its options in another order."""
-    return reordered(task, option_order(task.task_id, len(task.options), seed))
-
-
-def reordered(task: Task, order: Sequence[int]) -> Task:
-    """Return a task whose option i is the old option ``order[i]``; ``meta`` keeps the order."""
-    answer = task.answer_index
-    return replace(
-        task,
-        options=tuple(task.options[i] for i in order),
-        answer_index=None if answer is None else list(order).index(answer),
-        meta={**task.meta, "option_order": list(order)},
-    )
 
 
 def _wanted(where: Mapping[str, Any] | None) -> dict[str, list[str]]:

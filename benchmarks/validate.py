@@ -205,7 +205,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     """Return a report as text."""
     published, tasks = report["published"], report["tasks"]
     count = "" if published is None else (
-        "; complete" if published == tasks else f"; DIFFERS from the {published} published"
+        "; complete" if published == tasks else f"; differs from the {published} published"
     )  # fmt: skip
     unusable = sum(map(len, report["unusable"].values()))
     there = report["videos"] - len(report["missing"])

@@ -45,6 +45,10 @@ def main() -> None:
             shutil.rmtree(directory)
         config = train_config(directory, seconds=args.seconds, episodes=args.episodes, seed=seed)
         lines, trainer = run(config)
+        if trainer.stopped_by:
+            raise SystemExit(
+                f"stopped during seed {seed}; a seed that was cut short counts for nothing"
+            )
         trained, base = lines["trained"], lines["base"]
         gap, low, high = newcombe(trained.accuracy, trained.ci95, base.accuracy, base.ci95)
         results[seed] = {name: asdict(line) for name, line in lines.items()}

@@ -79,6 +79,13 @@ def test_the_shuffle_is_the_same_everywhere_and_differs_by_task_and_seed() -> No
     assert set(places) == set(range(6))
 
 
+def test_a_task_shuffled_twice_remembers_where_its_options_stood_at_first() -> None:
+    task = Task("q", "v.mp4", "Which?", tuple("uvwxyz"), 2)
+    twice = shuffled(shuffled(task, 1), 2)
+    assert tuple(task.options[place] for place in twice.meta["shuffled"]) == twice.options
+    assert twice.options != shuffled(task, 2).options
+
+
 def test_the_oracle_answers_every_rotation_of_a_question() -> None:
     suite = ControlledSuite(SUITE, "circular", indices=range(4))
     env = LongVideoQAEnv(suite=suite, pool_size=128, frame_size=28)

@@ -393,12 +393,15 @@ def test_an_empty_run_is_refused(tmp_path):
         report(tmp_path, run)
 
 
-def test_two_runs_of_one_name_are_refused_until_one_is_renamed(tmp_path):
+def test_two_runs_of_one_name_are_told_apart_by_their_parents_or_refused(tmp_path):
     card = make_card(tasks=1)
     one = write_run(tmp_path / "a" / "mine", card, played(card, 1))
     two = write_run(tmp_path / "b" / "mine", card, played(card, 1))
-    with pytest.raises(ValueError, match=r"two runs are called 'mine'.*OTHER="):
-        report(tmp_path, one, two)
+    report(tmp_path, one, two, examples=0)
+    names = {row["run"] for row in read_lines(tmp_path / "report/overall.csv")}
+    assert names == {"a/mine", "b/mine"}
+    with pytest.raises(ValueError, match=r"two runs are called 'a/mine'.*OTHER="):
+        report(tmp_path, one, one)
     report(tmp_path, one, f"other={two}", examples=0)
     names = {row["run"] for row in read_lines(tmp_path / "report/overall.csv")}
     assert names == {"mine", "other"}
@@ -436,3 +439,19 @@ def test_a_broken_line_is_named_on_the_command_line(tmp_path, capsys):
     path.write_text("nonsense\n" + path.read_text())
     assert main([str(run), "--out", str(tmp_path / "report")]) == 2
     assert "records.jsonl, line 1" in capsys.readouterr().err
+
+
+def test_what_little_data_and_copied_answers_are_worth_is_said(tmp_path):
+    card = make_card("oracle", tasks=2)
+    report(tmp_path, write_run(tmp_path / "mine", card, played(card, 2)), examples=0)
+    text = (tmp_path / "report/report.md").read_text(encoding="utf-8")
+    assert "2 episodes (the whole of Video-MME, test, has 2,700 questions)" in text
+    assert "mine: an oracle copies the annotated answer here" in text
+    assert "2 videos are few" in text
+
+
+def test_a_mean_over_tasks_is_called_one(tmp_path):
+    card = make_card(tasks=2, name="mlvu", split="dev")
+    report(tmp_path, write_run(tmp_path / "mine", card, played(card, 1, 1)), examples=0)
+    text = (tmp_path / "report/report.md").read_text(encoding="utf-8")
+    assert "Accuracy is the unweighted mean over task type" in text

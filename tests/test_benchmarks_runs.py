@@ -14,8 +14,9 @@ import pytest
 from agents.scripted import make_agent
 from benchmarks.card import Card, make_card
 from benchmarks.controls import ControlledSuite
+from benchmarks.metrics import record_key
 from benchmarks.players import new_cost
-from benchmarks.runs import RunError, RunWriter, key_of, read_run, write_json
+from benchmarks.runs import RunError, RunWriter, read_run, write_json
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.haystack import HaystackSuite
 from gym_longvideo.record import EpisodeRecord
@@ -94,7 +95,7 @@ def test_a_run_goes_on_where_it_stopped_and_counts_attempts(tmp_path: Path) -> N
     with RunWriter(tmp_path, CARD, KEYS) as writer:
         writer.fault(KEYS[3], "y")
     run = read_run(tmp_path)
-    assert [key_of(record) for record in run.records] == KEYS[:3]
+    assert [record_key(record) for record in run.records] == KEYS[:3]
     assert [fault["attempt"] for fault in run.faults] == [1, 2]
 
 
@@ -113,7 +114,7 @@ def test_a_line_cut_short_is_dropped_and_its_episode_played_again(
         assert writer.done == set(KEYS[:2])
         assert path.read_bytes() == whole
         writer.add(KEYS[2], RECORDS[KEYS[2]], new_cost())
-    assert [key_of(record) for record in read_run(tmp_path).records] == KEYS[:3]
+    assert [record_key(record) for record in read_run(tmp_path).records] == KEYS[:3]
 
 
 def test_a_record_cut_anywhere_never_counts(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_a_record_cut_anywhere_never_counts(tmp_path: Path) -> None:
     second = data.index(b"\n") + 1
     for length in (second, second + 1, len(data) - 200, len(data) - 2, len(data) - 1):
         path.write_bytes(data[:length])
-        assert [key_of(record) for record in read_run(tmp_path).records] == KEYS[:1]
+        assert [record_key(record) for record in read_run(tmp_path).records] == KEYS[:1]
     path.write_bytes(b"")
     assert read_run(tmp_path).records == () and read_run(tmp_path).costs == {}
 
@@ -162,7 +163,7 @@ def test_a_full_disk_is_told_and_the_lines_before_it_survive(
             assert (tmp_path / "records.jsonl").read_bytes() == before
             assert KEYS[1] not in writer.done
         writer.add(KEYS[1], RECORDS[KEYS[1]], new_cost())
-    assert [key_of(record) for record in read_run(tmp_path).records] == KEYS[:2]
+    assert [record_key(record) for record in read_run(tmp_path).records] == KEYS[:2]
 
 
 def test_short_writes_make_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +283,7 @@ def test_rotations_have_keys_of_their_own(tmp_path: Path) -> None:
         for index, key in enumerate(suite.keys()):
             writer.add(key, play(suite, index), new_cost())
     run = read_run(tmp_path)
-    assert [key_of(record) for record in run.records] == [
+    assert [record_key(record) for record in run.records] == [
         f"{SUITE[2].task_id}@{i}" for i in range(4)
     ]
     assert set(run.costs) == set(suite.keys())

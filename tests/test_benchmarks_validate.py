@@ -127,7 +127,7 @@ def test_without_any_video_it_is_not_usable_and_says_what_to_do(tmp_path, capsys
     assert main(["longvideobench", "--root", str(tmp_path)]) == 1
     said = capsys.readouterr().out
     assert "NOT USABLE" in said and "cat videos.tar.part.* | tar -x" in said
-    assert "DIFFERS from the 1337 published" in said
+    assert "differs from the 1337 published" in said
 
 
 @pytest.mark.parametrize(
