@@ -83,7 +83,6 @@ def test_a_card_names_every_knob():
         {"env_options": {"retrieval": "timeline"}},
         {"env_options": {"reward": "ungated"}},
     ],
-    ids=repr,
 )
 def test_every_knob_moves_the_hash_of_the_protocol(change):
     assert card_of(**change).protocol_hash != card_of().protocol_hash
