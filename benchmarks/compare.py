@@ -18,11 +18,13 @@ from typing import Any
 from benchmarks.bootstrap import mcnemar
 from benchmarks.card import require_same
 from benchmarks.dataset import Dataset
-from benchmarks.metrics import questions, record_key
+from benchmarks.metrics import Question, questions, record_key
+from benchmarks.suite import VIDEO_BYTES
 from benchmarks.summary import Results, RunLike, Sheet, dataset_of
 from gym_longvideo.record import EpisodeRecord
 
 FORMAT = 1
+VIDEOS = "videos"  # stands in ``across`` for video files of another size
 _WITHIN = (-1.0, 1.0)
 
 
@@ -39,15 +41,18 @@ def compare(
 
     Returns:
         "a", "b" (policy and hash), "across" (knob -> its two values), "questions", "only_a",
-        "only_b" (questions the other lacks), "videos"; "accuracy_a", "accuracy_b", "difference"
+        "only_b" (questions the other lacks), "other_videos" (questions whose video files are of
+        another size), "videos"; "accuracy_a", "accuracy_b", "difference"
         (official overall), "difference_micro", "lenient_difference", each {"value", "low", "high"};
         "groups" of differences; "discordant" (questions that only one has right) and "mcnemar_p".
 
     Raises:
         CardMismatch: If knobs differ that ``across`` does not name.
-        ValueError: If the runs have no scored question in common.
+        ValueError: If the runs have no scored question in common, or were asked about other video
+            files and ``across`` does not say "videos".
     """
-    varied = require_same([a.card, b.card], across=across)
+    named = [knob for knob in across if knob != VIDEOS]
+    varied = require_same([a.card, b.card], across=named)
     asked_a = {question.task_id: question for question in questions(a.records) if question.scored}
     asked_b = {question.task_id: question for question in questions(b.records) if question.scored}
     common = [task_id for task_id in asked_a if task_id in asked_b]
@@ -55,6 +60,13 @@ def compare(
         raise ValueError(
             f"the runs have no scored question in common ({len(asked_a)} and {len(asked_b)} "
             "scored); let both play the same tasks"
+        )
+    others = [task_id for task_id in common if _other_video(asked_a[task_id], asked_b[task_id])]
+    if others and VIDEOS not in across:
+        raise ValueError(
+            f"{len(others)} of {len(common)} questions were asked about other video files (the "
+            f"first: {others[0]}: {_bytes(asked_a[others[0]])} and {_bytes(asked_b[others[0]])} "
+            f"bytes); play both runs on the same files, or pass across={VIDEOS!r}"
         )
     groups, overall = (dataset.groups, dataset.overall) if dataset else (None, "micro")
     sheets = [
@@ -73,6 +85,7 @@ def compare(
         "questions": len(common),
         "only_a": len(asked_a) - len(common),
         "only_b": len(asked_b) - len(common),
+        "other_videos": len(others),
         "videos": sheet_a.bootstrap.clusters,
         "accuracy_a": sheet_a.overall(sheet_a.right),
         "accuracy_b": sheet_b.overall(sheet_b.right),
@@ -83,6 +96,14 @@ def compare(
         "discordant": {"only_a": only_a, "only_b": only_b},
         "mcnemar_p": mcnemar(only_a, only_b),
     }
+
+
+def _bytes(question: Question) -> Any:
+    return question.task["meta"].get(VIDEO_BYTES)
+
+
+def _other_video(a: Question, b: Question) -> bool:
+    return None not in (_bytes(a), _bytes(b)) and _bytes(a) != _bytes(b)
 
 
 def merge_runs(runs: Sequence[RunLike]) -> Results:
@@ -118,6 +139,8 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [f"A: {a} ({result['a']['hash']})", f"B: {b} ({result['b']['hash']})"]
     lines += [f"{knob}: {two[0]} in A, {two[1]} in B" for knob, two in result["across"].items()]
     lines.append(f"{result['questions']} questions about {result['videos']} videos")
+    if result["other_videos"]:
+        lines.append(f"{result['other_videos']} questions were asked about other video files")
     if result["only_a"] or result["only_b"]:
         lines.append(
             f"left out: {result['only_a']} that only A has, {result['only_b']} that only B has"
@@ -158,7 +181,7 @@ class CompareConfig:
     Attributes:
         run_a: Directory of run A.
         run_b: Directory of run B.
-        across: Knobs that are meant to differ, e.g. settings.max_turns.
+        across: Knobs that are meant to differ, e.g. settings.max_turns; "videos" for other files.
         out: Where to write the comparison as JSON.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.

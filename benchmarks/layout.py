@@ -186,6 +186,18 @@ class VideoFinder:
         folder = self.folders[1] if len(self.folders) > 1 and "/" not in relative else ""
         return os.path.join(self._roots[0], folder, stem + (extension or ".mp4")), False
 
+    def size(self, path: str) -> int:
+        """Return the size of a file in bytes, 0 if it is gone."""
+        try:
+            return os.stat(path).st_size
+        except OSError:
+            return 0
+
+    def state(self) -> tuple[tuple[str, int], ...]:
+        """Return what the answers rest on: files and directories, and when each last changed."""
+        paths = (*map(str, self.layout.files), *sorted(self._listed))
+        return tuple((path, _changed_ns(path)) for path in paths)
+
     def trusts(self, path: str) -> bool:
         """Return whether a file lies below a root once symlinks are followed."""
         real = os.path.realpath(path)
@@ -204,3 +216,10 @@ class VideoFinder:
             except OSError:
                 self._listed[directory] = frozenset()
         return self._listed[directory]
+
+
+def _changed_ns(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0

@@ -29,6 +29,8 @@ ENV_IDS: dict[str, str] = {
     "videomtr": "LongVideo/VideoMTR-v0",
     "jsonl": "LongVideo/Jsonl-v0",
 }
+_LOADED: dict[str, BenchmarkSuite] = {}
+_MOST_LOADED = 4
 _SUITE_OPTIONS = (
     "root",
     "annotation",
@@ -118,8 +120,18 @@ def load_suite(
 
 
 def load_named(name: str, split: str | None = None, **options: Any) -> BenchmarkSuite:
-    """Load a suite as ``LongVideoQAEnv(suite="benchmarks.registry:load_named")`` asks for it."""
-    return load_suite(name, split=split, **options)
+    """Load a suite as ``LongVideoQAEnv(suite="benchmarks.registry:load_named")`` asks for it.
+
+    The last few are kept as long as none of their files and directories changes, so that many
+    environments of one process read the annotation once.
+    """
+    key = repr((name, split, sorted(options.items())))
+    suite = _LOADED.get(key)
+    if suite is None or suite.finder.state() != suite.state:
+        while len(_LOADED) >= _MOST_LOADED:
+            _LOADED.pop(next(iter(_LOADED)))
+        suite = _LOADED[key] = load_suite(name, split=split, **options)
+    return suite
 
 
 def make_env(benchmark: str, split: str | None = None, **kwargs: Any) -> LongVideoQAEnv:

@@ -24,6 +24,7 @@ from gym_longvideo.video import open_video
 from gym_longvideo.video.errors import VideoNotFoundError
 from gym_longvideo.video.source import Video
 
+VIDEO_BYTES = "video_bytes"  # in Task.meta: size of the video's file, where there is one
 OnInvalid = Literal["skip", "raise", "keep"]
 _PATHS = ("root", "annotation", "video_root")
 
@@ -54,6 +55,7 @@ class BenchmarkSuite:
         filtered: Rows that the filters left out.
         invalid: Rows left out.
         missing: Tasks whose video is not there, as "id: path".
+        state: Files and directories it was made from, and when each last changed.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class BenchmarkSuite:
             "relevant_share_below": relevant_share_below,
             "longer_than_s": longer_than_s,
             "shuffle_options": shuffle_options,
+            "subtitles": "none",
             "on_invalid": on_invalid,
             "on_missing_video": on_missing_video,
         }
@@ -118,11 +121,13 @@ class BenchmarkSuite:
         self._tasks: list[Task] = []
         self._index: dict[str, int] = {}
         self._seen: set[str] = set()
+        self._values: dict[str, set[str]] = {}
         source = Source(split, layout.files, layout.roots)
         self._read(dataset.convert(source, **{**dataset.options, **options}))
         if not self._tasks:
             raise ValueError(self._nothing_left())
         self.max_options = max(len(task.options) for task in self._tasks)
+        self.state = self.finder.state()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -156,6 +161,11 @@ class BenchmarkSuite:
                 path=task.video,
             )
         return open_video(task.video, backend=backend, isolate=isolate)
+
+    def refused(self) -> list[str]:
+        """Return the videos that are there but lead out of the root, and so will not be opened."""
+        paths = dict.fromkeys(task.video for task in self._tasks)
+        return [path for path in paths if os.path.exists(path) and not self.finder.trusts(path)]
 
     def unpack_hint(self) -> str:
         """Return which archives below the root are still packed, and how to unpack them, or ""."""
@@ -205,8 +215,10 @@ class BenchmarkSuite:
         self._seen.add(task.task_id)
         # A frozen dataclass is rebuilt by hand here: dataclasses.replace costs three times as much.
         video_id = task.video if task.video_id in ("", task.video) else task.video_id
-        issues = (*task.issues, *issues)
-        task = Task(**{**task.__dict__, "video": path, "video_id": video_id, "issues": issues})
+        fields = {"video": path, "video_id": video_id, "issues": (*task.issues, *issues)}
+        if there:  # the same question about another encoding of its video is another question
+            fields["meta"] = {**task.meta, VIDEO_BYTES: self.finder.size(path)}
+        task = Task(**{**task.__dict__, **fields})
         seed = self.options["shuffle_options"]
         return (task if seed is None else shuffled(task, seed)), there
 
@@ -225,6 +237,7 @@ class BenchmarkSuite:
                     raise ValueError(
                         f"where names {name!r}; {self.name} knows the groups {sorted(groups)}"
                     )
+                self._values.setdefault(name, set()).update(groups[name])
                 if not set(values) & set(groups[name]):
                     return False
         duration_s, share = task.duration_s, relevant_share(task)
@@ -245,7 +258,9 @@ class BenchmarkSuite:
                 f"{files}: no video of {len(self.missing)} tasks is there, the first is "
                 f"{self.missing[0]}{self.unpack_hint()}; pass video_root= with their directory"
             )
-        return f"{files}: no task of split {self.split!r} passes the filters {self.options}"
+        known = {name: sorted(values) for name, values in self._values.items()}
+        there = f"; there are {known}" if known else ""
+        return f"{files}: no task of split {self.split!r} passes the filters {self.options}{there}"
 
 
 def _kind(record: Mapping[str, Any] | ValueError) -> str:

@@ -71,6 +71,7 @@ def _look(name: str, split: str, root: Path) -> dict[str, Any] | None:
         "unusable": len(suite.invalid),
         "videos": len({task.video for task in suite}),
         "missing": len(missing),
+        "refused": len(suite.refused()),
     }
 
 
@@ -99,9 +100,10 @@ def _found(found: Mapping[str, Any]) -> str:
     files = found["annotation"]
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
     there = found["videos"] - found["missing"]
+    out = f", {found['refused']} of them links that leave the root" if found["refused"] else ""
     return (
         f"{files[0]}{more}: {found['questions']} questions, {found['unusable']} rows unusable, "
-        f"{there} of {found['videos']} videos there"
+        f"{there} of {found['videos']} videos there{out}"
     )
 
 

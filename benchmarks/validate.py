@@ -183,8 +183,15 @@ def validate(arguments: Arguments) -> dict[str, Any]:
         found = decode(durations, workers=arguments.workers, timeout_s=arguments.timeout_s)
     good = len(durations) - len(found["broken"])
     decoded = good if arguments.decode else None
-    return {**report, **found, "decoded": decoded, "usable": good > 0, "advice": _advice(
-        report, found["broken"], good)}  # fmt: skip
+    advice = _advice(report, found["broken"], good)
+    answers = any(task.answer_index is not None for task in suite)
+    if not answers and suite.dataset.splits[suite.split].scored:
+        advice.append(
+            f"no question has an answer, and {suite.split!r} is a split with public ones: look for "
+            "the file that holds them (MLVU's is test-ground-truth/test_mcq_gt.json)"
+        )
+        good = 0
+    return {**report, **found, "decoded": decoded, "usable": good > 0, "advice": advice}
 
 
 def _advice(report: Mapping[str, Any], broken: Mapping[str, str], good: int) -> list[str]:

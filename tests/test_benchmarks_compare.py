@@ -126,6 +126,16 @@ def test_other_protocols_are_refused_unless_the_knob_is_named():
     assert "settings.max_turns: 1 in A, 3 in B" in table(found)
 
 
+def test_other_video_files_are_refused_unless_they_are_named():
+    one = run([record("a", meta={"video_bytes": 10}), record("b", meta={"video_bytes": 7})])
+    two = run([record("a", meta={"video_bytes": 12}), record("b", meta={"video_bytes": 7})])
+    with pytest.raises(ValueError, match=r"1 of 2 questions.*a: 10 and 12 bytes.*across='videos'"):
+        compare(one, two)
+    found = compare(one, two, across=["videos"])
+    assert found["other_videos"] == 1
+    assert "1 questions were asked about other video files" in table(found)
+
+
 def test_a_knob_that_one_card_lacks_can_be_named_and_written():
     found = compare(run(marks("1")), run(marks("1"), extra=2), across=("extra",))
     assert json.loads(json.dumps(found["across"])) == {"extra": ["absent", 2]}

@@ -54,6 +54,7 @@ def test_what_is_there_is_counted_in_each_directory(tmp_path, capsys):
         "unusable": 1,
         "videos": 2,
         "missing": 1,
+        "refused": 0,
     }
     assert (found[1]["questions"], found[1]["missing"]) == (1, 1)
     assert main(["--root", str(here), str(there)]) == 0
@@ -63,6 +64,18 @@ def test_what_is_there_is_counted_in_each_directory(tmp_path, capsys):
     assert main(["--root", str(here), "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert entry(listed, "longvideobench", "val")["found"][0]["questions"] == 3
+
+
+def test_links_that_will_not_be_opened_are_counted(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "a.mp4").touch()
+    root = tmp_path / "LongVideoBench"
+    write(root / "lvb_val.json", [lvb(1)])
+    (root / "videos").symlink_to(tmp_path / "disk")
+    found = entry(list(survey([root])), "longvideobench", "val")["found"][0]
+    assert (found["videos"], found["missing"], found["refused"]) == (1, 0, 1)
+    assert any("1 of them links that leave the root" in line for line in lines(
+        list(survey([root])), looked=True))  # fmt: skip
 
 
 def test_one_benchmark_is_not_taken_for_another(tmp_path):

@@ -118,6 +118,14 @@ def test_a_benchmark_with_its_videos_is_usable(tmp_path, capsys):
     assert list(report["other_duration"]) == [str(tmp_path / "b.mp4")]
 
 
+def test_a_scored_split_without_answers_is_not_usable(tmp_path, capsys):
+    video(tmp_path / "a.mp4")
+    fields = {"question_id": "AR_0", "question": "?", "candidates": ["x", "y"], "video": "a.mp4"}
+    (tmp_path / "test_multi_choice_tasks.json").write_text(json.dumps([fields]))
+    assert main(["mlvu", "--split", "test", "--root", str(tmp_path)]) == 1
+    assert "test_mcq_gt.json" in capsys.readouterr().out
+
+
 def test_without_any_video_it_is_not_usable_and_says_what_to_do(tmp_path, capsys):
     (tmp_path / "lvb_val.json").write_text(
         json.dumps([{"id": "1", "video_path": "a.mp4", "question": "?", "candidates": ["x", "y"],
