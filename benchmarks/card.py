@@ -47,7 +47,8 @@ class Card:
 
     Attributes:
         protocol: Every knob that can move a number, nested, JSON-able.
-        policy: Who played: "kind", "name", and whatever else makes it another policy.
+        policy: Who played: "kind", "name", and whatever else makes it another policy. Beside a
+            digest of "weights" the name is for display alone: directories are moved and renamed.
     """
 
     protocol: Mapping[str, Any]
@@ -60,7 +61,7 @@ class Card:
     @property
     def hash(self) -> str:
         """First 12 hexadecimal digits of the SHA-256 of both parts."""
-        return digest({"protocol": self.protocol, "policy": self.policy})
+        return digest({"protocol": self.protocol, "policy": _identity(self.policy)})
 
     @property
     def protocol_hash(self) -> str:
@@ -247,7 +248,7 @@ def require_same(
     meant = {k: v for k, v in varied.items() if any(_within(k, name) for name in across)}
     wrong = {k: v for k, v in varied.items() if k not in meant}
     if policy:
-        policies = _varied([card.policy for card in cards])
+        policies = _varied([_identity(card.policy) for card in cards])
         wrong |= {f"policy.{knob}": values for knob, values in policies.items()}
     if wrong:
         lines = [f"  {knob}: {' != '.join(_show(v) for v in wrong[knob])}" for knob in wrong]
@@ -278,6 +279,10 @@ def _varied(parts: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     knobs = {knob: None for leaves in flat for knob in leaves}
     values = {knob: [leaves.get(knob, ABSENT) for leaves in flat] for knob in knobs}
     return {knob: row for knob, row in values.items() if len({*map(_show_all, row)}) > 1}
+
+
+def _identity(policy: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in policy.items() if k != "name" or "weights" not in policy}
 
 
 def _leaves(part: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -273,3 +273,14 @@ def test_a_rescored_card_is_another_card():
         require_same([original, rescored])
     # Two policies under the same other scorer can be compared.
     require_same([rescored, card("another").rescored("rescored: reward ungated")])
+
+
+def test_weights_identify_a_model_and_its_directory_does_not():
+    model = {"kind": "model", "name": "checkpoint-000040", "weights": "0123456789ab"}
+    one, moved = card_of(policy=model), card_of(policy={**model, "name": "final"})
+    assert one.hash == moved.hash and moved.policy["name"] == "final"
+    require_same([one, moved], policy=True)
+    assert Card.from_json(moved.to_json()) == moved
+    assert card_of(policy={**model, "weights": "ba9876543210"}).hash != one.hash
+    endpoint = {"kind": "endpoint", "name": "a"}
+    assert card_of(policy=endpoint).hash != card_of(policy={**endpoint, "name": "b"}).hash
