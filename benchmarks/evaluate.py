@@ -27,6 +27,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from agents.scripted import AGENTS
 from benchmarks.controls import ControlledSuite, chosen, control_settings
 from benchmarks.evaluate_config import EvaluateConfig
 from benchmarks.players import Job, MakeEnv, Player, make_player
@@ -77,7 +78,7 @@ def evaluate(
     split: str = "",
     suite_options: Mapping[str, Any] | None = None,
     env: Mapping[str, Any] | None = None,
-    protocol: str = "tags",
+    protocol: str | None = None,
     control: str = "none",
     episodes: int | None = None,
     seed: int = 0,
@@ -94,7 +95,9 @@ def evaluate(
         split: Split of the suite.
         suite_options: Keyword arguments of the suite.
         env: Keyword arguments of ``LongVideoQAEnv``; seek is "exact" unless they say otherwise.
-        protocol: Text protocol; scripted policies speak none.
+            What they leave open of ``model_player.TRAINED`` is as a checkpoint was trained.
+        protocol: Text protocol; by default that of a checkpoint, else "tags". Scripted policies
+            speak none.
         control: One of ``controls.CONTROLS``.
         episodes: Questions to play, drawn by ``seed``; ``None`` for all.
         seed: Of that choice, of shuffled options and of the policy.
@@ -125,7 +128,8 @@ def evaluate(
         seed=seed,
         options=_without_paths(suite_options),
     )
-    settings = control_settings(control, {"seek": "exact", **(env or {})})
+    protocol, env = _as_trained(policy, protocol, env or {})
+    settings = control_settings(control, {"seek": "exact", **env})
     _check_settings(settings)
 
     def make_env() -> LongVideoQAEnv:
@@ -178,6 +182,23 @@ def _distinct(keys: list[str]) -> list[str]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"task {twice!r} is in the suite twice; ids must be unique")
     return keys
+
+
+def _as_trained(
+    policy: Any, protocol: str | None, env: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Fill in what was left open with what a checkpoint was trained with; warn of what differs."""
+    if isinstance(policy, str) and policy not in AGENTS and Path(policy).is_dir():
+        from benchmarks.model_player import departures, trained_with  # heavy
+
+        if trained := trained_with(policy):
+            chosen = {**trained, **{k: value for k, value in env.items() if k in trained}}
+            chosen["protocol"] = protocol or trained["protocol"]
+            if differing := departures(trained, chosen):
+                _log.warning("%s is not played as it was trained: %s", policy, "; ".join(differing))
+            protocol = chosen.pop("protocol")
+            env = {**env, **chosen}
+    return protocol or "tags", dict(env)
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ _JSON = PrimitiveConstructorSpec(
     str_from_instance=lambda value: [json.dumps(value)],
 )
 Options = Annotated[dict[str, Any], _JSON]
+Auto = Literal["auto"]
 
 
 def _mapping(text: str) -> dict[str, Any]:
@@ -36,6 +37,9 @@ def _mapping(text: str) -> dict[str, Any]:
 class EvaluateConfig:
     """An evaluation.
 
+    What is "auto" is as a checkpoint of agents.train was trained; for every other policy it is what
+    stands in brackets.
+
     Attributes:
         suite: "haystack", the path of a JSON Lines annotation, "module:callable" or the name of a
             benchmark (python -m benchmarks.suites lists them).
@@ -48,20 +52,21 @@ class EvaluateConfig:
         video_root: Directory of the videos, if they are not below the root.
         split: Split of the suite; by default that which a benchmark reports, "test" of others.
         suite_options: Further keyword arguments of the suite.
-        protocol: Text protocol of models: tags, tags_seconds or tool_call.
+        protocol: Text protocol of models: tags, tags_seconds or tool_call [tags].
         control: none, blind, single_frame, shuffled or circular.
         episodes: Questions to play, drawn by the seed; all by default.
         seed: Of that choice, of shuffled options and of the policy.
         concurrency: Episodes played side by side; 0 for what suits the policy.
-        max_turns: Turns of an episode.
-        frame_budget: Frames shown in an episode at most.
-        overview_frames: Frames of the overview, by default half of the budget.
-        frames_per_retrieval: Most frames of a retrieval, by default a quarter of the budget.
-        pool_size: Candidate frames of a video.
-        pool_rule: midpoint or linspace.
-        frame_size: Side of the frames in pixels.
-        fit: stretch or letterbox.
-        retrieval: pool or timeline.
+        max_turns: Turns of an episode [3].
+        frame_budget: Frames shown in an episode at most; None for the sum of the next two [32].
+        overview_frames: Frames of the overview; None for half of the budget [None].
+        frames_per_retrieval: Most frames of a retrieval; None for a quarter of the budget [None].
+        pool_size: Candidate frames of a video [128].
+        pool_rule: midpoint or linspace [midpoint].
+        frame_size: Side of the frames in pixels [56]. 56 suit haystack; real models want 224 or
+            more.
+        fit: stretch or letterbox [stretch].
+        retrieval: pool or timeline [pool].
         seek: exact, keyframe or auto.
         backend: pyav, decord or torchcodec.
         isolate: Decode in child processes.
@@ -90,20 +95,20 @@ class EvaluateConfig:
     video_root: str = ""
     split: str = ""
     suite_options: Options = field(default_factory=dict)
-    protocol: str = "tags"
+    protocol: str = "auto"
     control: Control = "none"
     episodes: int | None = None
     seed: int = 0
     concurrency: int = 0
-    max_turns: int = 3
-    frame_budget: int | None = 32
-    overview_frames: int | None = None
-    frames_per_retrieval: int | None = None
-    pool_size: int = 128
-    pool_rule: Literal["midpoint", "linspace"] = "midpoint"
-    frame_size: int = 56
-    fit: Literal["stretch", "letterbox"] = "stretch"
-    retrieval: Literal["pool", "timeline"] = "pool"
+    max_turns: int | Auto = "auto"
+    frame_budget: int | Auto | None = "auto"
+    overview_frames: int | Auto | None = "auto"
+    frames_per_retrieval: int | Auto | None = "auto"
+    pool_size: int | Auto = "auto"
+    pool_rule: Literal["midpoint", "linspace", "auto"] = "auto"
+    frame_size: int | Auto = "auto"
+    fit: Literal["stretch", "letterbox", "auto"] = "auto"
+    retrieval: Literal["pool", "timeline", "auto"] = "auto"
     seek: Literal["exact", "keyframe", "auto"] = "exact"
     backend: str = "pyav"
     isolate: bool = False
@@ -131,7 +136,7 @@ class EvaluateConfig:
             "split": self.split,
             "suite_options": self._suite_options(),
             "env": self._env(),
-            "protocol": self.protocol,
+            "protocol": None if self.protocol == "auto" else self.protocol,
             "control": self.control,
             "episodes": self.episodes,
             "seed": self.seed,
@@ -151,7 +156,10 @@ class EvaluateConfig:
             "pool_rule", "frame_size", "fit", "retrieval", "seek", "backend", "isolate",
             "deadline_s", "cache_mb", "cache_dir",
         )  # fmt: skip
-        return {**{name: getattr(self, name) for name in names}, **self.env}
+        given = {name: getattr(self, name) for name in names}
+        # seek has a mode of that name.
+        kept = {k: value for k, value in given.items() if value != "auto" or k == "seek"}
+        return {**kept, **self.env}
 
     def _policy_options(self) -> dict[str, Any]:
         names: tuple[str, ...] = ("max_new_tokens",)

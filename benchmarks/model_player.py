@@ -7,15 +7,19 @@ which differs after an interruption, can change a reply only where two tokens ar
 from __future__ import annotations
 
 import hashlib
+import inspect
+import json
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 
 from agents.chat import Block
 from agents.checkpoint import CheckpointError, find, load_policy, read_state
@@ -23,11 +27,18 @@ from agents.config import TrainConfig
 from agents.decoding import DecodeSession
 from agents.policy import MLLMPolicy, Reply, Sampling
 from agents.rollout import Episode, RolloutCollector
+from agents.tiny import ENV_OPTIONS, WEIGHTS
 from benchmarks.players import Job, MakeEnv, MeteredText, Played, describe, new_cost
+from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.video.errors import VideoError
 
 CONCURRENCY = 8
 MAX_NEW_TOKENS = 512
+# Settings of the environment that decide what a checkpoint learned to see and do.
+TRAINED = (
+    "max_turns", "frame_budget", "overview_frames", "frames_per_retrieval", "pool_size",
+    "pool_rule", "frame_size", "fit", "retrieval",
+)  # fmt: skip
 
 
 class ModelPlayer:
@@ -97,7 +108,7 @@ class ModelPlayer:
             "kind": "model",
             "name": Path(path).name if Path(path).is_dir() else path,
             "weights": weights_digest(self._model),
-            "dtype": str(self._model.head.weight.dtype).removeprefix("torch."),
+            **stack(self._model),
             "sampling": "greedy",
             "max_new_tokens": self._sampling.max_new_tokens,
             "history": history,
@@ -258,6 +269,81 @@ def weights_digest(policy: MLLMPolicy) -> str:
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
         digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def stack(policy: MLLMPolicy) -> dict[str, Any]:
+    """Return what else decides the replies of given weights, JSON-able.
+
+    The same weights with another attention, precision, device or version round elsewhere, and with
+    another tokenizer, chat template or normalisation of images they are told something else.
+    """
+    config, codec, encoder = policy.base.config, policy.codec, policy.encoder
+    parts = {"text": config.get_text_config(), "vision": config.vision_config}
+    return {
+        "dtype": str(policy.head.weight.dtype).removeprefix("torch."),
+        "device": policy.device.type,
+        "attention": {name: part._attn_implementation for name, part in parts.items()},
+        "versions": {"torch": str(torch.__version__), "transformers": transformers.__version__},
+        "tokenizer": _digest(codec.tokenizer.backend_tokenizer.to_str()),
+        "chat_template": _digest(json.dumps(codec.tokenizer.chat_template, sort_keys=True)),
+        "images": {**asdict(codec.grid), "mean": list(encoder.mean), "std": list(encoder.std)},
+    }
+
+
+def trained_with(path: str) -> dict[str, Any]:
+    """Return what a checkpoint was trained with, by the names that ``evaluate`` takes.
+
+    Args:
+        path: Of a checkpoint or a run that has one; whatever else lies there gives ``{}``.
+
+    Returns:
+        "protocol" and every one of ``TRAINED`` as it was given to the environment.
+
+    Raises:
+        ValueError: If the configuration of the checkpoint cannot be read.
+    """
+    if not Path(path).is_dir():
+        return {}
+    try:
+        checkpoint = find(path)
+    except CheckpointError:
+        return {}  # whether it is a model, its player finds out
+    try:
+        config = TrainConfig.from_json(read_state(checkpoint)["config"])
+    except (CheckpointError, KeyError, TypeError) as error:
+        raise ValueError(f"policy={path!r} cannot be loaded: {error}") from error
+    tiny = config.suite == "haystack" and Path(config.model) == WEIGHTS
+    given = config.env or (ENV_OPTIONS if tiny else {})
+    known = inspect.signature(LongVideoQAEnv).parameters
+    settings = {name: given.get(name, known[name].default) for name in TRAINED}
+    return {"protocol": config.protocol, **settings}
+
+
+def departures(trained: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
+    """Say in which knobs a choice differs from what a checkpoint was trained with.
+
+    Shares of a frame budget are compared as the numbers that they come to.
+
+    Args:
+        trained: What ``trained_with`` returned.
+        chosen: The same knobs.
+
+    Raises:
+        ValueError: If the environment refuses one of them.
+    """
+    theirs, ours = _effective(trained), _effective(chosen)
+    return [f"{k}={ours[k]!r} (trained with {theirs[k]!r})" for k in ours if ours[k] != theirs[k]]
+
+
+def _effective(knobs: Mapping[str, Any]) -> dict[str, Any]:
+    env = LongVideoQAEnv(split="test", **{name: knobs[name] for name in TRAINED})
+    settings = env.settings
+    env.close()
+    return {"protocol": knobs["protocol"], **{name: settings[name] for name in TRAINED}}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
 
 
 def _checkpoint(path: str) -> Path | None:
