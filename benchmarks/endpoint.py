@@ -2,10 +2,15 @@
 
 Where the line lies between the policy and the machinery: a completion that arrived whole is what
 the model said, and counts, whatever it says; no content at all (null, empty, refused, cut at the
-token limit) is an empty or cut reply, which the environment finds malformed. Everything short of
-that is the machinery's: no connection, a time-out, a status other than 200, a body that is no JSON
-or holds no choice, a stream that ends before the reply did. Such a request is tried again, and when
-it keeps failing it raises ``EndpointError``; nobody is ever marked wrong for it.
+token limit) is an empty or cut reply, which the environment finds malformed. So is a request that
+the server refuses for what it holds: status 400, 413 or 422, and words that say that it is longer
+than the context, has too many images, or offends a content policy. It would be refused for ever,
+and leaving such episodes out would favour models that can read less; so the reply is empty, and
+``Reply.refused`` says why. Everything else is the machinery's: no connection, a time-out, any other
+status or reason (a wrong key, an unknown model or parameter, a proxy's limit on bytes), a body that
+is no JSON or holds no choice, a stream that ends before the reply did. Such a request is tried
+again where that may help, and when it keeps failing it raises ``EndpointError``; nobody is ever
+marked wrong for it.
 
 Requests stream where the server lets them, because only then can the time before the first token
 be told from the time after it.
@@ -20,6 +25,7 @@ import io
 import logging
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +40,25 @@ ImageFormat = Literal["png", "jpeg"]
 API_KEY = "OPENAI_API_KEY"
 _RETRIED = {408, 409, 425, 429}  # and every 5xx
 _NOT_STREAMED = {400, 404, 405, 406, 415, 422, 501}  # what servers say that do not stream
+_REFUSED = {400, 413, 422}
+# What servers say of a dialogue that they will never take. That max_tokens is too large is none of
+# it: that is about a parameter.
+_REASONS: dict[str, re.Pattern[str]] = {
+    "context": re.compile(
+        r"context[ _]?(length|window|size|limit)|context (is )?too long|model length|"
+        r"(maximum|max) (sequence|input|prompt) length|"
+        r"(prompt|input|request|messages?) (is|are) (too long|longer than)|"
+        r"(too many|(number|count) of|exceed\w* the (maximum|max)\w*) (input |prompt |image )?"
+        r"(tokens|images)|input (tokens? )?(count|length).{0,60}exceed|string_above_max_length|"
+        r"at most \d+ (image|multi-?modal)|limit.mm.per.prompt",
+        re.IGNORECASE | re.DOTALL,
+    ),
+    "policy": re.compile(
+        r"content[ _-]?(policy|filter|management)|content_policy|usage polic|safety (system|filter)"
+        r"|moderation|data_inspection_failed|responsible ?ai",
+        re.IGNORECASE,
+    ),
+}
 _LONGEST_WAIT_S = 300.0
 _CONNECT_S = 10.0
 _OWN = {"model", "messages", "stream", "stream_options", "n"}
@@ -53,6 +78,8 @@ class Reply(NamedTuple):
         prefill_s: Seconds before the first token, ``None`` if the reply was not streamed.
         generate_s: Seconds after it, ``None`` if the reply was not streamed.
         retries: Requests that failed before this one.
+        refused: Why the server does not let the model see the dialogue: "context", "policy", or ""
+            where it does.
     """
 
     text: str
@@ -61,6 +88,7 @@ class Reply(NamedTuple):
     prefill_s: float | None
     generate_s: float | None
     retries: int
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,6 +174,7 @@ class Endpoint:
         self.retries, self.backoff_s, self._key = retries, backoff_s, key
         self._wait = wait or threading.Event().wait
         self._mode = 0  # an index into _MODES; grows where the server refuses
+        self._told = False  # whether a refusal was logged
         library = openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0]
         self._http: Any = importlib.import_module(library)  # httpx, or what has replaced it
         self._client = openai.OpenAI(
@@ -174,12 +203,18 @@ class Endpoint:
             EndpointError: If there is no reply after all retries.
         """
         fields = self.request.fields(seed)
-        failed = 0
+        failed = first = 0
         while True:
+            tried: list[int] = []
+            first = max(first, self._mode)
             try:
-                return self._negotiate(messages, fields)._replace(retries=failed)
+                return self._negotiate(messages, fields, first, tried)._replace(retries=failed)
             except (*self._broken, _Broken, ValueError, RecursionError) as error:
                 said = self._redacted(error)
+                if reason := _refusal(error):
+                    self._tell(said)
+                    return Reply("", None, None, None, None, failed, reason)
+                first = tried[-1]  # every form has had its turn: a retry is one request
                 wait_s = self._patience(error, failed)
                 failed += 1
                 if wait_s is None or failed > self.retries or self._wait(wait_s):
@@ -187,20 +222,33 @@ class Endpoint:
                                         ) from None  # fmt: skip
                 _log.debug("%s; again in %.1f s", said, wait_s)
 
-    def _negotiate(self, messages: Any, fields: dict[str, Any]) -> Reply:
-        """Ask in the best way that the server takes; remember which that was."""
-        first, said_so = self._mode, True
+    def _tell(self, said: str) -> None:
+        if not self._told:
+            self._told = True
+            _log.warning(
+                "the endpoint refuses a dialogue for what it holds; this and every further one "
+                "counts as an empty reply: %s",
+                said,
+            )
+
+    def _negotiate(
+        self, messages: Any, fields: dict[str, Any], first: int, tried: list[int]
+    ) -> Reply:
+        """Ask in the best way that the server takes, from ``first`` on; remember which that was."""
+        said_so = True
         for mode in range(first, len(_MODES)):
+            tried.append(mode)
             try:
                 reply = self._ask(messages, fields, _MODES[mode])
             except Exception as error:
                 no_stream = isinstance(error, _NoStream)
-                if mode + 1 == len(_MODES) or not (no_stream or _status(error) in _NOT_STREAMED):
+                may_help = (no_stream or _status(error) in _NOT_STREAMED) and not _refusal(error)
+                if mode + 1 == len(_MODES) or not may_help:
                     raise
                 said_so &= not no_stream
                 continue
             # An empty answer before a stream was a hiccup, and before a plain answer a refusal.
-            if mode > self._mode and (said_so or not _MODES[mode]):
+            if mode > max(first, self._mode) and (said_so or not _MODES[mode]):
                 _log.info("the endpoint takes no %s", _MODES[first])
                 self._mode = mode
             return reply
@@ -360,6 +408,17 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _status(error: BaseException) -> int | None:
     status = getattr(error, "status_code", None)
     return status if isinstance(status, int) else None
+
+
+def _refusal(error: BaseException) -> str:
+    """Return why a server refuses what a dialogue holds, "" if it is about anything else."""
+    body = _mapping(getattr(error, "body", None))
+    body = _mapping(body.get("error")) or body
+    status = _status(error)  # an error within a stream has none, but may name it
+    if (body.get("code") if status is None else status) not in _REFUSED:
+        return ""
+    said = f"{body.get('code')} {body.get('type')} {body.get('message')} {error}"
+    return next((reason for reason, words in _REASONS.items() if words.search(said)), "")
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -1,4 +1,9 @@
-"""EndpointPlayer: plays a model behind an OpenAI-compatible server, many dialogues at a time."""
+"""EndpointPlayer: plays a model behind an OpenAI-compatible server, many dialogues at a time.
+
+A dialogue that the server refuses for what it holds (see ``endpoint``) spends the turn as an empty
+reply does: the turn is malformed, and its ``refused`` says why. An episode without a reply for any
+other reason is a fault.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.crew import Crew
-from benchmarks.endpoint import API_KEY, Endpoint, EndpointError, ImageFormat, Request, chat_message
+from benchmarks.endpoint import (
+    API_KEY,
+    Endpoint,
+    EndpointError,
+    ImageFormat,
+    Reply,
+    Request,
+    chat_message,
+)
 from benchmarks.players import Job, MakeEnv, MeteredText, Played, describe, new_cost, seed_of
 from gym_longvideo.video.errors import VideoError
 
@@ -130,8 +143,10 @@ class EndpointPlayer:
                 reply = self._endpoint.reply(sent, seed)
             except EndpointError as error:
                 return Played(job.key, None, {}, describe(error))
-            spent.add(*reply[1:])
+            spent.add(reply)
             _, _, terminated, truncated, info = env.step(reply.text)
+            if reply.refused and env.base.episode is not None:
+                env.base.episode.turns[-1].notes["refused"] = reply.refused
             if truncated:
                 return Played(job.key, None, {}, info["infra_error"])
             if terminated:
@@ -147,8 +162,9 @@ class _Spent:
         self.requests = 0
         self.sums: list[float | None] = [0, 0, 0.0, 0.0, 0]
 
-    def add(self, *amounts: float | None) -> None:
+    def add(self, reply: Reply) -> None:
         self.requests += 1
+        amounts = [getattr(reply, name) for name in self.names]
         self.sums = [
             None if total is None or amount is None else total + amount
             for total, amount in zip(self.sums, amounts, strict=True)

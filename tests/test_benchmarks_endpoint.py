@@ -193,8 +193,86 @@ def test_a_status_that_stays_is_not_tried_again(status: int) -> None:
 
 
 def test_a_request_that_is_wrong_in_every_form_fails_once() -> None:
-    error, requests = ask(lambda handler, body, number: handler.error(400, "context too long"))
-    assert "context too long" in error and len(requests) == 3  # one for each form
+    error, requests = ask(lambda handler, body, number: handler.error(400, "no such model"))
+    assert "no such model" in error and len(requests) == 3  # one for each form
+
+
+REFUSALS = [
+    (400, "context", "This model's maximum context length is 4096 tokens. However, you requested "
+     "5000 tokens (4488 in the messages, 512 in the completion)."),
+    (400, "context", "You passed 4097 input tokens and requested 512 output tokens. However, the "
+     "model's context length is only 4096 tokens."),
+    (400, "context", "The decoder prompt (length 5000) is longer than the maximum model length of "
+     "4096."),
+    (400, "context", "The input (5000 tokens) is longer than the model's context length (4096)."),
+    (400, "context", "the request exceeds the available context size, try increasing it"),
+    (400, "context", "prompt is too long: 208310 tokens > 200000 maximum"),
+    (400, "context", "The input token count (9000) exceeds the maximum number of tokens allowed."),
+    (422, "context", "At most 4 image(s) may be provided in one prompt."),
+    (400, "context", "Too many images in request: 33 > 32."),
+    (413, "context", "Too many tokens"),
+    (400, "policy", "The response was filtered due to the prompt triggering the content management "
+     "policy."),
+    (400, "policy", "Your request was rejected as a result of our safety system."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "reason", "message"), REFUSALS)
+def test_a_dialogue_refused_for_what_it_holds_is_an_empty_reply(
+    status: int, reason: str, message: str
+) -> None:
+    reply, requests = ask(lambda handler, body, number: handler.error(status, message))
+    assert reply == ("", None, None, None, None, 0, reason)
+    assert len(requests) == 1  # neither tried again nor in another form
+
+
+def test_a_refusal_is_known_by_its_code_and_within_a_stream_too() -> None:
+    coded = {"error": {"message": "no", "code": "context_length_exceeded"}}
+    assert ask(lambda h, b, n: h.json(coded, 400))[0].refused == "context"
+    filtered = {"error": {"message": "no", "code": "content_filter"}}
+    assert ask(lambda h, b, n: h.json(filtered, 400))[0].refused == "policy"
+    late = b'data: {"error": {"message": "longer than the context length", "code": 400}}\n\n'
+    assert ask(lambda h, b, n: h.stream([late]))[0].refused == "context"
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (400, "Unrecognized request argument supplied: top_k"),
+        (400, "max_tokens is too large: 9000. This model supports at most 4096 completion tokens"),
+        (404, "The model `m` with a large context length does not exist"),
+        (401, "the key breaks the usage policy"),
+        (413, "Request Entity Too Large"),  # a proxy's limit, not the model's
+        (500, "context length exceeded"),
+    ],
+)
+def test_what_is_refused_for_anything_else_is_an_error(status: int, message: str) -> None:
+    error, _ = ask(lambda handler, body, number: handler.error(status, message))
+    assert isinstance(error, str) and message in error
+
+
+def test_the_first_refusal_is_logged_and_later_requests_stream_as_before(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def behave(handler: Handler, body: dict[str, Any], number: int) -> None:
+        if number < 2:
+            handler.error(400, "maximum context length is 4096 tokens")
+        else:
+            handler.reply(body)
+
+    with serve(behave) as server:
+        client = endpoint(server.url)
+        assert [client.reply(HELLO).refused for _ in range(3)] == ["context", "context", ""]
+        client.close()
+    assert all("stream_options" in request for request in server.requests)
+    assert [record.getMessage().count("4096") for record in caplog.records
+            if record.name == "benchmarks.endpoint"] == [1]  # fmt: skip
+
+
+def test_garbage_costs_one_request_a_retry_once_every_form_was_tried() -> None:
+    error, requests = ask(GARBAGE["not JSON"], retries=4)
+    assert "5 times" in error
+    assert ["stream" in request for request in requests] == [True, True, *[False] * 5]
 
 
 @pytest.mark.parametrize("date", [False, True])
