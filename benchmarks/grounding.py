@@ -4,7 +4,8 @@ Follows code/TempGQA/eval_ground.py of NExT-GQA: per question the best overlap o
 windows, for IoU and for IoP each on its own (they may be different windows). One decision differs
 by default: that script skips questions without a prediction, so that a policy gains by predicting
 only where it is sure; here they count 0, and ``predicted`` says how many there are.
-``skip_missing`` gives the script's number.
+``skip_missing``, or "official" in a summary, gives the script's number, but for one thing: windows
+that leave the video are cut when the annotation is read, and the script takes them as they are.
 
 R1@m of QVHighlights for a single predicted window is the same thing: the share of queries whose
 best IoU reaches m. torchmetrics has IoU of boxes only, and that needs torchvision.

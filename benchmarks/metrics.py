@@ -8,8 +8,8 @@ Common toolkits deviate from the official scores, and from each other, in exactl
 * A question that counts in several groups (LVBench's capabilities) counts once in the overall
   accuracy; so does one with a duration and a category. (lmms-eval's LongVideoBench counts twice.)
 * A reply that cannot be read is wrong. Nothing is guessed. (lmms-eval draws an option at random.)
-* A question without an answer is wrong; LVBench's own script leaves it out, so the share answered
-  and the accuracy among the answered are reported beside.
+* A question without an answer is wrong. The scripts of LVBench and NExT-GQA leave out what has no
+  prediction, so the accuracy among the answered is reported beside, overall and by group.
 """
 
 from __future__ import annotations

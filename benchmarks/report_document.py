@@ -28,6 +28,7 @@ from benchmarks.report_tables import (
     behaviour_table,
     chance_level,
     cost_table,
+    counted,
     difference_table,
     grounding_table,
     group_names,
@@ -38,6 +39,7 @@ from benchmarks.report_tables import (
     percent,
     published_table,
     run_table,
+    skipping,
 )
 from benchmarks.summary import budget_curve, dataset_of
 
@@ -106,15 +108,15 @@ def _warnings(sections: Sequence[Section]) -> Iterator[Block]:
         for entry in section.entries:
             if entry.faults:
                 yield Text(
-                    f"{entry.name}: {entry.faults} of {entry.expected} episodes broke "
+                    f"{entry.name}: {entry.faults} of {counted(entry.expected, 'episode')} broke "
                     f"({_first_fault(entry)}). Faults are no wrong answers and are in no number "
                     "below; play them by giving the same evaluation again.",
                     "warning",
                 )
             if not entry.complete:
                 yield Text(
-                    f"{entry.name} is incomplete: {entry.episodes:,} of {entry.expected:,} "
-                    "episodes have ended. Its numbers are of those.",
+                    f"{entry.name} is incomplete: {entry.episodes:,} of "
+                    f"{counted(entry.expected, 'episode')} have ended. Its numbers are of those.",
                     "warning",
                 )
 
@@ -142,10 +144,14 @@ def _section(section: Section, *, alone: bool) -> Iterator[Block]:
             if svg:
                 yield Plot(svg, f"Accuracy by {group.replace('_', ' ')}")
         yield group_table(section, group)
+        if skipping(section) is not None:
+            yield group_table(section, group, answered=True)
     yield from _published(section)
     if (table := grounding_table(section)) is not None:
         yield Heading(3, "Grounding")
         yield table
+        if section.suite[0] == "nextgqa":
+            yield from filter(None, [grounding_table(section, official=True)])
     yield Heading(3, "Cost and behaviour")
     if panels := _panels(section):
         names = [entry.label for entry in section.entries]
@@ -160,10 +166,10 @@ def _protocol(section: Section) -> str:
     height, width = (*settings.get("frame_size", ()), "?", "?")[:2]
     parts = [
         f"Protocol {section.card.protocol_hash}",
-        f"{section.entries[0].expected:,} episodes{_whole(section)}",
+        f"{counted(section.entries[0].expected, 'episode')}{_whole(section)}",
         f"budget of {settings.get('frame_budget')} frames ({settings.get('overview_frames')} in "
         f"the overview, {settings.get('frames_per_retrieval')} a retrieval)",
-        f"at most {settings.get('max_turns')} turns",
+        f"at most {settings.get('max_turns')} turn{'' if settings.get('max_turns') == 1 else 's'}",
         f"pool of {settings.get('pool_size')}",
         f"frames of {width} x {height} pixels",
         f"seek {settings.get('seek')} ({settings.get('backend')})",
@@ -192,6 +198,18 @@ def _cautions(section: Section) -> Iterator[Block]:
             "micro accuracy is the mean over questions.",
             "note",
         )
+    title = skipping(section)
+    if title is not None:
+        text = (
+            f"The script of {title} leaves unanswered questions out. Here they are wrong, so that "
+            'nobody gains by silence; "of answered" is what the script gives.'
+        )
+        if section.suite[0] == "nextgqa":
+            text += (
+                " Annotated spans that end after the video's duration, which is in whole seconds, "
+                "are cut there; the script takes them as they are."
+            )
+        yield Text(text, "note")
     oracles = [entry.name for entry in section.entries if "oracle" in entry.policy]
     if oracles and section.protocol["suite"].get("annotation"):
         yield Text(
@@ -202,8 +220,8 @@ def _cautions(section: Section) -> Iterator[Block]:
     videos = min(int(entry.summary["videos"]) for entry in section.entries)
     if videos < FEW:
         yield Text(
-            f"{videos} videos are few: intervals from so few are too narrow, and should be read "
-            "as a lower bound of the uncertainty.",
+            f"{counted(videos, 'video')} {'is' if videos == 1 else 'are'} few: intervals from so "
+            "few are too narrow, and should be read as a lower bound of the uncertainty.",
             "note",
         )
 
@@ -322,8 +340,10 @@ def _examples(sections: Sequence[Section], count: int) -> Iterator[Block]:
 def _notes() -> Iterator[Block]:
     yield Heading(2, "How to read this")
     yield Text(
-        "Accuracy is the official measure of the benchmark under the strict parse; lenient reads a "
-        "reply forgivingly and is never mixed with it. Intervals are 95 % percentile bootstrap "
+        "Accuracy is the mean that the benchmark's authors report, under the strict parse; a "
+        "question without an answer is wrong, also where their own script leaves it out (LVBench, "
+        "NExT-GQA: see the columns and tables of answered questions). Lenient reads a reply "
+        "forgivingly and is never mixed with it. Intervals are 95 % percentile bootstrap "
         "intervals that resample videos, because questions about one video are not independent; "
         "where all videos agree, the end is the exact binomial bound. n "
         "is the number of scored questions. A dash is what was not measured or does not exist. "

@@ -51,6 +51,12 @@ BEHAVIOUR = (
 )
 
 
+# Benchmarks whose own scripts leave out questions that have no prediction.
+SKIPPING = ("lvbench", "nextgqa")
+# Not in the script of NExT-GQA.
+UNOFFICIAL = ("IoU@0.7", "set_iou", "ungrounded_given_correct")
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of text.
@@ -96,6 +102,21 @@ def number(value: float | None, digits: int) -> str:
     return DASH if value is None else f"{value:,.{digits}f}"
 
 
+def counted(n: int, noun: str) -> str:
+    """Return a number of things in words.
+
+    >>> counted(1, "video"), counted(2000, "episode")
+    ('1 video', '2,000 episodes')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def skipping(section: Section) -> str | None:
+    """Return the title of a benchmark whose own script leaves unanswered questions out."""
+    dataset = dataset_of(section.card)
+    return dataset.title if dataset is not None and dataset.name in SKIPPING else None
+
+
 def natural(values: Iterable[str]) -> list[str]:
     """Sort the values of a group as a reader would.
 
@@ -136,8 +157,11 @@ def run_table(sections: Sequence[Section]) -> Table:
 
 
 def accuracy_table(section: Section) -> Table:
-    """Return accuracy by the official measure, by the lenient parse, and what goes with it."""
-    level = chance_level(section)
+    """Return accuracy over all questions, by the lenient parse, and what goes with it.
+
+    Where the benchmark's own script leaves unanswered questions out, its number has a column.
+    """
+    level, title = chance_level(section), skipping(section)
     macro = any(
         entry.summary["accuracy"]["value"] != entry.summary["accuracy_micro"]["value"]
         for entry in section.entries
@@ -147,6 +171,9 @@ def accuracy_table(section: Section) -> Table:
         summary = entry.summary
         cells = [entry.label, entry.policy, percent(summary["accuracy"])]
         cells += [str(summary["scored"]), str(entry.faults)]
+        if title is not None:
+            answered = summary["accuracy_answered"]
+            cells += [percent(answered), str(answered.get("n", DASH))]
         if macro:
             cells.append(percent(summary["accuracy_micro"]))
         cells += [percent(summary["lenient_accuracy"]), percent(summary["answered"])]
@@ -154,12 +181,18 @@ def accuracy_table(section: Section) -> Table:
             cells.append(percent(summary["chance"]))
         rows.append((*cells, str(summary["videos"])))
     header = ["run", "policy", "accuracy, %", "n", "faults"]
+    header += ["of answered, %", "n answered"] if title is not None else []
     header += ["micro accuracy, %"] if macro else []
     header += ["lenient, %", "answered, %"]
     header += ["chance, %"] if level is None else []
     caption = "Accuracy with 95 % intervals, videos resampled"
     if level is not None:
         caption += f"; chance is {percent(level)}"
+    if title is not None:
+        caption += (
+            '; accuracy takes unanswered questions for wrong, and "of answered" leaves them out, '
+            f"as the script of {title} does"
+        )
     return Table((*header, "videos"), tuple(rows), (0, 1), caption)
 
 
@@ -201,33 +234,56 @@ def group_values(section: Section, group: str) -> list[str]:
     return natural({v for e in section.entries for v in e.summary["groups"].get(group, {})})
 
 
-def group_table(section: Section, group: str) -> Table:
-    """Return accuracy by the values of a grouping, a pair of columns for each run."""
+def group_table(section: Section, group: str, *, answered: bool = False) -> Table:
+    """Return accuracy by the values of a grouping, a pair of columns for each run.
+
+    Args:
+        section: The runs.
+        group: The grouping.
+        answered: Leave unanswered questions out, as the scripts of some benchmarks do.
+    """
     rows = []
     for value in group_values(section, group):
         cells = [value]
         for entry in section.entries:
             found = entry.summary["groups"].get(group, {}).get(value)
+            if found and answered:
+                found = found.get("answered")
             cells += [percent(found), str(found["n"])] if found else [DASH, "0"]
         rows.append(tuple(cells))
     header = [group]
     for entry in section.entries:
         header += [f"{entry.label}, %", "n"]
-    return Table(tuple(header), tuple(rows), (0,), f"Accuracy by {group.replace('_', ' ')}")
+    caption = f"Accuracy by {group.replace('_', ' ')}"
+    if answered:
+        caption += f", unanswered questions left out, as the script of {skipping(section)} does"
+    return Table(tuple(header), tuple(rows), (0,), caption)
 
 
-def grounding_table(section: Section) -> Table | None:
-    """Return measures of where the runs looked; ``None`` if no run has any."""
+def grounding_table(section: Section, *, official: bool = False) -> Table | None:
+    """Return measures of where the runs looked; ``None`` if no run has any.
+
+    Args:
+        section: The runs.
+        official: Leave questions without a retrieval out, as the script of NExT-GQA does.
+    """
     entries = [entry for entry in section.entries if entry.summary.get("grounding")]
     if not entries:
         return None
+    found = [entry.summary["grounding"] for entry in entries]
+    caption = "Grounding: the last retrieval against the segments"
+    if official:
+        found = [each.get("official") or {} for each in found]
+        caption += "; questions without a retrieval left out, as the script of NExT-GQA does"
+    elif skipping(section) is not None:
+        caption += "; a question without a retrieval counts 0"
     rows = []
     for name, heading, _ in GROUNDING:
-        cells = [percent(entry.summary["grounding"].get(name)) for entry in entries]
-        rows.append((heading, *cells))
-    rows.append(("n", *(str(_count(entry.summary["grounding"]["n"])) for entry in entries)))
+        if not (official and name in UNOFFICIAL):
+            rows.append((heading, *(percent(each.get(name)) for each in found)))
+    rows.append(("n", *(str(_count(each["n"])) if each else DASH for each in found)))
     header = ("measure", *(f"{entry.label}, %" for entry in entries))
-    return Table(header, tuple(rows), (0,), "Grounding: the last retrieval against the segments")
+    return Table(header, tuple(rows), (0,), caption)
 
 
 def cost_table(section: Section) -> Table:
@@ -261,7 +317,9 @@ def knob_table(sections: Sequence[Section]) -> Table:
 
 
 def lined_up_table(sections: Sequence[Section]) -> Table:
-    """Return the runs of several protocols over the same questions."""
+    """Return the runs of several protocols over the same questions; returns if rewards differ."""
+    rewards = [section.protocol.get("settings", {}).get("reward") for section in sections]
+    paid = any(reward != rewards[0] for reward in rewards)
     rows = []
     for section in sections:
         for entry in section.entries:
@@ -271,10 +329,12 @@ def lined_up_table(sections: Sequence[Section]) -> Table:
                     *(section.letter, entry.label, entry.policy, str(frame_budget(section))),
                     number(summary["cost"].get("frames_shown"), 1),
                     *(percent(summary["accuracy"]), str(summary["scored"]), str(entry.faults)),
+                    *([_return(summary["return"])] if paid else []),
                 )
             )
     header = ("section", "run", "policy", "frame budget", "frames shown", "accuracy, %", "n")
-    return Table((*header, "faults"), tuple(rows), (0, 1, 2), "Runs of different protocols")
+    header = (*header, "faults", *(["mean return"] if paid else []))
+    return Table(header, tuple(rows), (0, 1, 2), "Runs of different protocols")
 
 
 def published_table(section: Section) -> Table:
@@ -328,6 +388,11 @@ def _own(
         *(percent(part) for part in (summary["accuracy"], *parts)),
         str(summary["scored"]),
     )
+
+
+def _return(found: Mapping[str, Any]) -> str:
+    value, low, high = (found[key] for key in ("value", "low", "high"))
+    return DASH if value is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _accuracy(row: Published | None) -> str:

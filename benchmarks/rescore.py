@@ -1,7 +1,8 @@
 """Score a finished run again, without inference: under another reward, or another parser.
 
     python -m benchmarks.rescore RUN --reward ungated
-    python -m benchmarks.rescore RUN --parser lenient
+    python -m benchmarks.rescore RUN --parser lenient --out runs/lenient
+    python -m benchmarks.compare RUN runs/lenient --across scorer
 
 A reward can be exchanged fully, because records hold facts. A parser cannot: only the *last* reply
 of an episode is read again. A reply that the new parser would have read differently earlier, or an
@@ -9,7 +10,8 @@ answer that it does not accept while turns were left, would have led to another 
 episodes are counted as ``diverging`` and scored as they ended (no accepted last answer:
 unanswered). If many diverge, play the run again under that parser.
 
-The card of the result names the new scorer, so that nobody takes it for the original.
+The card of the result names the new scorer, so that nobody takes it for the original. ``--out``
+makes a run of it, which report and compare read; another reward is another "settings.reward" too.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import numpy as np
 
 from benchmarks.dataset import Dataset
 from benchmarks.grounding import pool_edges, recorded_pool_times
+from benchmarks.metrics import record_key
 from benchmarks.summary import Results, RunLike, dataset_of, summarize
 from gym_longvideo.episode import Action, Answer, Malformed, Retrieve
 from gym_longvideo.protocol import PROTOCOLS, Turn, lenient, make_protocol
@@ -156,13 +159,42 @@ def compare_scores(
     return after
 
 
+def write_rescored(directory: Path, rescored: Rescored, summary: Mapping[str, Any]) -> None:
+    """Write a rescored run as a run of its own.
+
+    Args:
+        directory: Where; it must not exist, or be empty.
+        rescored: The run.
+        summary: Its numbers, as ``compare_scores`` returns them.
+
+    Raises:
+        ValueError: If there is something already, or an episode is recorded twice.
+        OSError: If it cannot be written.
+    """
+    from benchmarks.runs import SUMMARY, RunWriter, write_json
+
+    if directory.is_dir() and any(directory.iterdir()):
+        raise ValueError(
+            f"--out {directory} is not empty; name a new directory, or a path that ends in .json "
+            "for the summary alone"
+        )
+    results = rescored.results
+    with RunWriter(directory, results.card) as writer:
+        for record in results.records:
+            key = record_key(record)
+            writer.add(key, record, results.costs.get(key, {}))
+        for fault in results.faults:
+            writer.fault(str(fault.get("key")), str(fault.get("error", "")))
+    write_json(directory / SUMMARY, summary)
+
+
 def table(summary: Mapping[str, Any]) -> str:
     """Return a rescored summary as text."""
     changes = summary["rescored"]
     lines = [
         f"scorer: {summary['scorer']}",
         f"card {summary['hash']}, rescored from {changes['from']}",
-        f"{summary['episodes']} episodes, {changes['changed']} with another outcome",
+        f"{_episodes(summary['episodes'])}, {changes['changed']} with another outcome",
         "",
         f"{'':12s}{'before':>9s}{'after':>9s}",
     ]
@@ -175,8 +207,8 @@ def table(summary: Mapping[str, Any]) -> str:
     if changes["diverging"]:
         lines += [
             "",
-            f"{changes['diverging']} episodes would have gone differently under this parser and "
-            "are scored as they",
+            f"{_episodes(changes['diverging'])} would have gone differently under this parser, and "
+            "count as they",
             "ended: only last replies can be read again without inference.",
         ]
     return "\n".join(lines)
@@ -240,6 +272,10 @@ def _parser_name(parser: str, protocol: str) -> str:
     return f"{parser}({protocol})" if parser in ("strict", "lenient") else parser
 
 
+def _episodes(count: int) -> str:
+    return f"{count} episode{'' if count == 1 else 's'}"
+
+
 def _number(value: float | None) -> str:
     return f"{'-':>9s}" if value is None else f"{value:9.4f}"
 
@@ -252,7 +288,8 @@ class RescoreConfig:
         run: Directory of the run; nothing in it is changed.
         reward: Preset of the reward, e.g. ungated.
         parser: strict, lenient, or the name of a text protocol.
-        out: Where to write the summary as JSON.
+        out: Directory to write the rescored run to, new or empty; a path that ends in .json gets
+            the summary alone.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
     """
@@ -289,7 +326,10 @@ def main() -> None:
         summary = compare_scores(run, rescored, dataset_of(run.card), **options)
         print(table(summary))
         if config.out is not None:
-            write_json(config.out, summary)
+            if config.out.suffix.lower() == ".json":
+                write_json(config.out, summary)
+            else:
+                write_rescored(config.out, rescored, summary)
     except (ValueError, OSError) as error:
         raise SystemExit(f"benchmarks.rescore: {error}") from None
 

@@ -144,11 +144,21 @@ class Sheet:
         value = mean([share for share in groups if share is not None])
         return _estimate(value, self.bootstrap.macro_interval(columns * masks, masks, **options))
 
-    def by_group(self, values: np.ndarray, **options: Any) -> dict[str, dict[str, dict[str, Any]]]:
-        """Return {"value", "low", "high", "n"} of (n,) values by grouping and group."""
+    def by_group(
+        self, values: np.ndarray, *, among: np.ndarray | None = None, **options: Any
+    ) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return {"value", "low", "high", "n"} of (n,) values by grouping and group.
+
+        Args:
+            values: (n,) summands.
+            among: (n,) bool: which questions count, besides being scored; all if ``None``.
+            **options: Of the bootstrap's intervals.
+        """
         found: dict[str, dict[str, dict[str, Any]]] = {}
         for name, of in self.groups.items():
             masks = self._masks(name)
+            if among is not None:
+                masks *= among[:, None]
             columns = np.repeat(np.asarray(values, np.float64)[:, None], masks.shape[1], axis=1)
             rows = self.estimates(columns, masks, **options)
             counts = masks.sum(axis=0)
@@ -173,6 +183,10 @@ def summarize(
     all three are ``None`` where there is nothing to average. Means without an interval are a number
     or ``None``.
 
+    An unanswered question is wrong. The scripts of LVBench and NExT-GQA leave it out instead: what
+    they would print is ``accuracy_answered``, ``answered`` in each row of ``groups``, and
+    ``grounding["official"]``.
+
     Args:
         run: Records with their card, costs and faults.
         dataset: Says what the groups are and what the official overall accuracy is; without one
@@ -193,6 +207,11 @@ def summarize(
     for name, shares in accuracy_by_group(asked, groups, lenient=True).items():
         for group, share in shares.items():
             by_group[name][group]["lenient"] = share
+    of_answered = sheet.by_group(sheet.right, among=sheet.answered)
+    for name, rows in by_group.items():
+        for group, row in rows.items():
+            nothing = {**_estimate(None, None), "n": 0}
+            row["answered"] = of_answered.get(name, {}).get(group, nothing)
     return {
         "format": FORMAT,
         "hash": run.card.hash,
@@ -211,7 +230,10 @@ def summarize(
         "accuracy": sheet.overall(sheet.right),
         "accuracy_micro": sheet.estimate(sheet.right, sheet.scored),
         "lenient_accuracy": sheet.overall(sheet.lenient),
-        "accuracy_answered": sheet.estimate(sheet.right, sheet.scored & sheet.answered),
+        "accuracy_answered": {
+            **sheet.estimate(sheet.right, sheet.scored & sheet.answered),
+            "n": int((sheet.scored & sheet.answered).sum()),
+        },
         "answered": mean([is_answered(record) for record in records]),
         "groups": by_group,
         "chance": mean([question.chance for question in asked], sheet.scored),
@@ -284,7 +306,8 @@ def _grounding(asked: Sequence[Question], sheet: Sheet) -> dict[str, Any] | None
     """Return the grounding metrics of the questions with annotated windows, ``None`` without any.
 
     Under the circular control, overlaps are means over the rotations, and a question is grounded
-    if it is in each of them.
+    if it is in each of them. "official" has the same under the convention of NExT-GQA's script,
+    which leaves out what has no prediction ("predicted" is of all in either); ``None`` without any.
     """
     rows = [(i, record) for i, question in enumerate(asked) for record in question.records]
     rows = [(i, record) for i, record in rows if record.task["segments_s"]]
@@ -293,13 +316,8 @@ def _grounding(asked: Sequence[Question], sheet: Sheet) -> dict[str, Any] | None
     index = np.array([i for i, _ in rows])
     windows = [predicted_window(record) for _, record in rows]
     iou, iop = overlaps(windows, [annotated_windows(record) for _, record in rows])
-    values, weights = grounding_columns(
-        iou,
-        iop,
-        np.array([window is not None for window in windows]),
-        sheet.right[index],
-        sheet.scored[index],
-    )
+    there = np.array([window is not None for window in windows])
+    values, weights = grounding_columns(iou, iop, there, sheet.right[index], sheet.scored[index])
     sets = [best_set_iou(record) for _, record in rows]
     values["set_iou"] = np.array([0.0 if best is None else best for best in sets])
     weights["set_iou"] = np.array([best is not None for best in sets], float)
@@ -307,16 +325,21 @@ def _grounding(asked: Sequence[Question], sheet: Sheet) -> dict[str, Any] | None
     def per_question(column: np.ndarray) -> np.ndarray:
         return np.bincount(index, column, minlength=len(asked))
 
-    episodes = per_question(np.ones(len(rows)))
-    columns, counts = [], []
-    for name, column in values.items():
-        weighed = per_question(weights[name])
-        share = per_question(column * weights[name]) / np.maximum(weighed, 1)
-        columns.append(np.floor(share) if name == "Acc@GQA" else share)
-        counts.append(weighed / np.maximum(episodes, 1))
-    estimates = sheet.estimates(np.stack(columns, axis=1), np.stack(counts, axis=1))
-    named = dict(zip(values, estimates, strict=True))
-    return {**named, "n": int((episodes > 0).sum())}
+    every = np.ones(len(rows))
+
+    def estimates(kept: np.ndarray) -> dict[str, Any]:
+        columns, counts = [], []
+        for name, column in values.items():
+            among = every if name == "predicted" else kept
+            weighed = per_question(weights[name] * among)
+            share = per_question(column * weights[name] * among) / np.maximum(weighed, 1)
+            columns.append(np.floor(share) if name == "Acc@GQA" else share)
+            counts.append(weighed / np.maximum(per_question(among), 1))
+        found = sheet.estimates(np.stack(columns, axis=1), np.stack(counts, axis=1))
+        n = int((per_question(kept) > 0).sum())
+        return {**dict(zip(values, found, strict=True)), "n": n}
+
+    return {**estimates(every), "official": estimates(there * 1.0) if there.any() else None}
 
 
 def _estimate(value: float | None, ends: tuple[float, float] | None) -> dict[str, Any]:

@@ -11,8 +11,12 @@ import shutil
 import pytest
 from benchmark_runs import make_card, make_record, played, read_lines, turn, write_run
 
+from benchmarks.registry import dataset
 from benchmarks.report import main, write_report
 from benchmarks.report_examples import make_example, pick
+from benchmarks.report_tables import DASH
+from benchmarks.runs import read_run
+from benchmarks.summary import summarize
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
 
@@ -455,3 +459,94 @@ def test_a_mean_over_tasks_is_called_one(tmp_path):
     report(tmp_path, write_run(tmp_path / "mine", card, played(card, 1, 1)), examples=0)
     text = (tmp_path / "report/report.md").read_text(encoding="utf-8")
     assert "Accuracy is the unweighted mean over task type" in text
+
+
+def test_one_of_anything_is_not_called_many(tmp_path):
+    card = make_card(tasks=1, max_turns=1)
+    texts, _ = report(tmp_path, write_run(tmp_path / "mine", card, played(card, 1)))
+    text = texts["report.md"]
+    assert "1 video is few" in text and "2,700" in text
+    assert ", 1 episode (the whole of" in text and "at most 1 turn," in text
+    assert not re.search(r"(?<![\d,.])1 (videos|episodes|turns|faults)", text)
+    more = make_card(tasks=2)
+    texts, _ = report(tmp_path, write_run(tmp_path / "two", more, played(more, 2)))
+    assert "2 videos are few" in texts["report.md"] and ", 2 episodes (" in texts["report.md"]
+
+
+def table_of(text, caption):
+    """The rows of the Markdown table whose caption starts so, as lists of cells."""
+    lines = text.splitlines()
+    (start,) = [i for i, line in enumerate(lines) if line.strip("*_ ").startswith(caption)]
+    rows = []
+    for line in lines[start + 1 :]:
+        if line.startswith("|"):
+            rows.append([cell.strip() for cell in line.strip("|").split("|")])
+        elif rows:
+            break
+    return [rows[0], *rows[2:]]
+
+
+def silent_run(tmp_path, name, types):
+    """Right without a retrieval, wrong and silent on the first type; right on the second."""
+    card = make_card(tasks=4, name=name)
+    records = []
+    for i, outcome in enumerate(("correct", "wrong", "unanswered", "correct")):
+        each = make_record(f"{i}-1", outcome, card=card, task_types=[types[i == 3]])
+        if i == 0:
+            each.turns.pop(0)
+        records.append(each)
+    return write_run(tmp_path / name, card, records)
+
+
+def test_reports_of_lvbench_show_the_accuracy_of_the_answered_as_its_script_does(tmp_path):
+    texts, page = report(tmp_path, silent_run(tmp_path, "lvbench", ("reasoning", "summarization")))
+    header, row = table_of(texts["report.md"], "Accuracy with 95 % intervals")
+    cells = dict(zip(header, row, strict=True))
+    assert cells["accuracy, %"].startswith("50.0 ") and cells["n"] == "4"
+    assert cells["of answered, %"].startswith("66.7 ") and cells["n answered"] == "3"
+    _, reasoning, other = table_of(texts["report.md"], "Accuracy by task type, unanswered")
+    assert reasoning[0] == "reasoning" and other[0] == "summarization"
+    assert (reasoning[1].split()[0], reasoning[2]) == ("50.0", "2")
+    assert (other[1].split()[0], other[2]) == ("100.0", "1")
+    assert "left out, as the script of LVBench does" in page.text
+    assert "The script of LVBench leaves unanswered questions out. Here they are wrong" in page.text
+    assert "as the script of NExT-GQA does" not in page.text  # of grounding
+
+
+def test_reports_of_nextgqa_show_grounding_as_its_script_does_too(tmp_path):
+    texts, page = report(tmp_path, silent_run(tmp_path, "nextgqa", ("CW", "TN")))
+    ours, script = (
+        {row[0]: row[1].split()[0] for row in table_of(texts["report.md"], caption)}
+        for caption in (
+            "Grounding: the last retrieval against the segments; a question without",
+            "Grounding: the last retrieval against the segments; questions without",
+        )
+    )
+    # 20 to 30 s against 20 to 25 s in three of four; the first is right and has no retrieval.
+    assert (ours["mIoU"], ours["Acc@GQA"], ours["n"]) == ("37.5", "25.0", "4")
+    assert (script["mIoU"], script["Acc@GQA"], script["n"]) == ("50.0", "33.3", "3")
+    assert "best frame-set IoU" in ours and "best frame-set IoU" not in script
+    assert ours["with a retrieval"] == script["with a retrieval"] == "75.0"
+    assert "in whole seconds, are cut there; the script takes them as they are" in page.text
+    assert "of answered, %" in texts["report.md"]
+
+
+def test_other_benchmarks_have_one_convention(tmp_path):
+    texts, page = report(tmp_path, silent_run(tmp_path, "videomme", ("a", "b")))
+    assert "of answered, %" not in page.text and "left out, as the script" not in page.text
+    assert "is wrong, also where their own script leaves it out" in texts["report.md"]
+
+
+def test_a_summary_of_an_earlier_version_leaves_the_new_cells_empty(tmp_path):
+    run = silent_run(tmp_path, "nextgqa", ("CW", "TN"))
+    summary = summarize(read_run(run), dataset("nextgqa"))
+    del summary["accuracy_answered"]["n"], summary["grounding"]["official"]
+    for rows in summary["groups"].values():
+        for row in rows.values():
+            del row["answered"]
+    (run / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    texts, _ = report(tmp_path, run)
+    header, row = table_of(texts["report.md"], "Accuracy with 95 % intervals")
+    assert dict(zip(header, row, strict=True))["n answered"] == DASH
+    caption = "Grounding: the last retrieval against the segments; questions without"
+    assert {row[1] for row in table_of(texts["report.md"], caption)[1:]} == {DASH}

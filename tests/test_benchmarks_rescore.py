@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 
+import benchmark_runs
 import pytest
 from benchmark_records import FakeRun, card, final, marks, record, retrieval, run
 from worlds import GreySuite
 
 from benchmarks.card import CardMismatch, require_same
 from benchmarks.compare import compare
-from benchmarks.rescore import compare_scores, main, rescore_run, table
+from benchmarks.report import write_report
+from benchmarks.rescore import compare_scores, main, rescore_run, table, write_rescored
+from benchmarks.runs import RunWriter, read_run
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.rewards import PRESETS, make_reward
 from gym_longvideo.wrappers import TextProtocol
@@ -130,7 +134,7 @@ def test_an_answer_that_came_earlier_under_the_other_parser_diverges():
     again = rescore_run(spoken(made), parser="lenient")
     assert again.diverging == 1
     assert again.results.records[0].outcome == "correct"  # scored as it ended
-    assert "1 episodes would have gone differently" in table(compare_scores(spoken(made), again))
+    assert "\n1 episode would have gone differently" in table(compare_scores(spoken(made), again))
 
 
 def test_an_answer_that_the_other_parser_refuses_counts_as_unanswered_and_diverges():
@@ -224,3 +228,122 @@ def test_the_command_writes_elsewhere_and_changes_nothing(tmp_path, monkeypatch,
     with pytest.raises(SystemExit, match="lies in the run itself"):
         main()
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def spoken_run(directory):
+    """A run on disk of one question answered well, and one answered in free words."""
+    made = benchmark_runs.make_card(name="haystack", annotation={}, tasks=3)
+    changed = {**make_reward("video_mtr").to_dict()}
+    made = dataclasses.replace(
+        made,
+        protocol={
+            **made.protocol,
+            "settings": {**made.protocol["settings"], "reward": changed},
+        },
+    )
+    settings = {**benchmark_runs.SETTINGS, "reward": changed, "max_turns": 2, "pool_size": 100}
+    with RunWriter(directory, made) as writer:
+        for name, outcome in (("a-1", "correct"), ("b-1", "unanswered")):
+            each = benchmark_runs.make_record(name, outcome, card=made)
+            turns = each.turns
+            if outcome == "unanswered":
+                turns = [turns[0], {**turns[1], "reply": "It is A.", "lenient_choice": 0}]
+            each = dataclasses.replace(each, settings=settings, turns=turns)
+            writer.add(name, each, {"frames_decoded": 7, "decode_s": 0.5})
+        writer.fault("c-1", "the endpoint hangs")
+    return directory
+
+
+def rescore_command(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["rescore", *map(str, arguments)])
+    main()
+
+
+def test_a_rescored_run_is_a_run(tmp_path, monkeypatch):
+    original = spoken_run(tmp_path / "run")
+    out = tmp_path / "lenient"
+    rescore_command(monkeypatch, original, "--parser", "lenient", "--out", out)
+    assert {path.name for path in out.iterdir()} >= {
+        "card.json",
+        "records.jsonl",
+        "costs.jsonl",
+        "summary.json",
+    }
+    before, after = read_run(original), read_run(out)
+    assert after.card.protocol["scorer"] == "rescored: last reply read by lenient(tags)"
+    assert after.card.policy["rescored_from"] == before.card.hash
+    assert [made.outcome for made in before.records] == ["correct", "unanswered"]
+    assert [made.outcome for made in after.records] == ["correct", "correct"]
+    assert after.costs == before.costs and after.faults == before.faults
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["hash"] == after.card.hash
+    assert (summary["accuracy"]["value"], summary["faults"]) == (1.0, 1)
+    assert summary["rescored"]["changed"] == 1
+
+
+def test_strict_and_lenient_are_compared_pairwise_across_the_scorer(tmp_path, monkeypatch):
+    original = spoken_run(tmp_path / "run")
+    out = tmp_path / "lenient"
+    rescore_command(monkeypatch, original, "--parser", "lenient", "--out", out)
+    a, b = read_run(original), read_run(out)
+    with pytest.raises(CardMismatch, match="scorer"):
+        compare(a, b)
+    found = compare(a, b, across=("scorer",))
+    assert found["difference"]["value"] == 0.5
+    assert found["discordant"] == {"only_a": 0, "only_b": 1}
+    assert found["across"] == {"scorer": ["strict", "rescored: last reply read by lenient(tags)"]}
+
+
+def test_a_report_puts_a_run_and_its_rescored_ones_side_by_side(tmp_path, monkeypatch):
+    original = spoken_run(tmp_path / "run")
+    for name, *arguments in (("lenient", "--parser", "lenient"), ("paid", "--reward", "accuracy")):
+        rescore_command(monkeypatch, original, *arguments, "--out", tmp_path / name)
+    paths = [original, tmp_path / "lenient", tmp_path / "paid"]
+    text = write_report(paths, tmp_path / "report")["report.md"].read_text(encoding="utf-8")
+    assert "Sections A, B, C side by side" in text
+    assert re.search(
+        r"\| scorer \| strict \| rescored: last reply read by lenient\(tags\) "
+        r"\| rescored: reward accuracy \|",
+        text,
+    )
+    assert "| settings.reward.format | 0.1 | 0.1 | 0 |" in text
+    # By accuracy alone, one of the two episodes is paid. Returns stand where rewards differ.
+    paid = [line for line in text.splitlines() if line.startswith("| C | paid")][-1]
+    assert paid.split(" | ")[-1].startswith("0.500 (")
+    assert "mean return" in text
+    text = write_report(paths[:2], tmp_path / "two")["report.md"].read_text(encoding="utf-8")
+    assert "side by side" in text and "mean return" not in text
+
+
+def test_two_rewards_of_one_run_are_compared_across_scorer_and_reward(tmp_path, monkeypatch):
+    original = spoken_run(tmp_path / "run")
+    for reward in ("ungated", "accuracy"):
+        rescore_command(monkeypatch, original, "--reward", reward, "--out", tmp_path / reward)
+    a, b = read_run(tmp_path / "ungated"), read_run(tmp_path / "accuracy")
+    with pytest.raises(CardMismatch, match=r"settings\.reward"):
+        compare(a, b, across=("scorer",))
+    assert compare(a, b, across=("scorer", "settings.reward"))["difference"]["value"] == 0.0
+    assert [made.total_reward for made in b.records] == [1.0, 0.0]
+
+
+def test_a_directory_with_something_in_it_is_never_written_to(tmp_path, monkeypatch):
+    original = spoken_run(tmp_path / "run")
+    out = tmp_path / "other"
+    out.mkdir()
+    rescore_command(monkeypatch, original, "--reward", "accuracy", "--out", out)  # empty: fine
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(SystemExit, match=r"other is not empty; name a new directory"):
+        rescore_command(monkeypatch, original, "--reward", "ungated", "--out", out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SystemExit, match="file could not be written"):
+        rescore_command(monkeypatch, original, "--reward", "ungated", "--out", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_costs_that_a_run_lacks_stay_unknown(tmp_path):
+    rescored = rescore_run(run(marks("10")), reward="accuracy")
+    write_rescored(tmp_path / "out", rescored, compare_scores(run(marks("10")), rescored))
+    again = read_run(tmp_path / "out")
+    assert again.records == rescored.results.records
+    assert again.costs == {"q0": {"key": "q0"}, "q1": {"key": "q1"}}

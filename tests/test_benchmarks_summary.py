@@ -14,6 +14,7 @@ from benchmark_records import FakeRun, card, final, marks, record, retrieval, ru
 from agents.scripted import make_agent
 from benchmarks.behaviour import behaviour, costs
 from benchmarks.card import CardMismatch, make_card
+from benchmarks.grounding import grounding
 from benchmarks.summary import Results, budget_curve, dataset_of, summarize
 from benchmarks.videomme import VIDEOMME
 
@@ -36,7 +37,8 @@ def test_an_empty_run_has_a_summary():
     summary = summarize(run([]))
     nothing = {"value": None, "low": None, "high": None}
     assert summary["accuracy"] == summary["accuracy_micro"] == nothing
-    assert summary["lenient_accuracy"] == summary["accuracy_answered"] == nothing
+    assert summary["lenient_accuracy"] == nothing
+    assert summary["accuracy_answered"] == {**nothing, "n": 0}
     assert (summary["episodes"], summary["scored"], summary["videos"]) == (0, 0, 0)
     assert summary["groups"] == {} and summary["grounding"] is None
     assert summary["chance"] is None and summary["answered"] is None
@@ -50,7 +52,9 @@ def test_the_keys_are_those_that_reports_read():
     assert {"format", "hash", "protocol_hash", "suite", "policy", "control", "card"} <= set(summary)
     assert summary["suite"] == {"name": "made-up", "split": "test"}
     assert summary["hash"] == card().hash
-    assert set(summary["groups"]["task_type"]["a"]) == {"value", "low", "high", "n", "lenient"}
+    row = summary["groups"]["task_type"]["a"]
+    assert set(row) == {"value", "low", "high", "n", "lenient", "answered"}
+    assert set(row["answered"]) == {"value", "low", "high", "n"}
     assert set(summary["grounding"]) == {
         "mIoU",
         "mIoP",
@@ -64,6 +68,7 @@ def test_the_keys_are_those_that_reports_read():
         "predicted",
         "set_iou",
         "n",
+        "official",
     }
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
@@ -151,7 +156,7 @@ def test_grounding_counts_questions_with_windows():
     ]
     found = summarize(run(records))["grounding"]
     assert found["n"] == 3
-    assert {k: v["value"] for k, v in found.items() if k != "n"} == {
+    assert {k: v["value"] for k, v in found.items() if k not in ("n", "official")} == {
         "mIoU": pytest.approx((0.5 + 0 + 1) / 3),
         "mIoP": pytest.approx((0.5 + 0 + 1) / 3),
         "IoU@0.3": pytest.approx(2 / 3),
@@ -165,6 +170,75 @@ def test_grounding_counts_questions_with_windows():
         "set_iou": pytest.approx((0.5 + 0.5 + 1.0) / 3),
     }
     assert summarize(run(marks("1")))["grounding"] is None
+
+
+def test_groups_have_the_accuracy_of_the_answered_as_lvbench_counts():
+    records = [
+        *marks("10--", "a", types=("x", "y")),
+        *marks("1", "b", types=("y",)),
+        *marks("--", "c", types=("z",)),
+        *marks("1", "d", types=("z",), expected=None),  # answered, but without a public answer
+    ]
+    summary = summarize(run(records))
+    rows = summary["groups"]["task_type"]
+    assert {k: (row["value"], row["n"]) for k, row in rows.items()} == {
+        "x": (0.25, 4),
+        "y": (0.4, 5),
+        "z": (0.0, 2),
+    }
+    answered = {k: (row["answered"]["value"], row["answered"]["n"]) for k, row in rows.items()}
+    assert answered == {"x": (0.5, 2), "y": (pytest.approx(2 / 3), 3), "z": (None, 0)}
+    assert rows["x"]["answered"]["low"] < 0.5 < rows["x"]["answered"]["high"]
+    assert rows["z"]["answered"]["low"] is rows["z"]["answered"]["high"] is None
+    assert summary["accuracy"]["value"] == pytest.approx(2 / 7)
+    assert summary["accuracy_answered"]["value"] == pytest.approx(2 / 3)
+    assert summary["accuracy_answered"]["n"] == 3
+
+
+def test_official_grounding_leaves_out_what_has_no_prediction():
+    # The questions of the test above, and the function that follows the script of NExT-GQA.
+    records = [
+        record("a", 0, segments=[(0, 10)], retrievals=[retrieval(0, 1, 0.5)], initial_iou=0.25),
+        record("b", 0, segments=[(0, 10)], initial_iou=0.5),
+        record("c", 1, segments=[(40, 50)], retrievals=[retrieval(0, 9), retrieval(4, 4, 1.0)]),
+    ]
+    found = summarize(run(records))["grounding"]
+    official = found["official"]
+    assert set(official) == set(found) - {"official"}
+    assert (found["n"], official["n"]) == (3, 2)
+    windows = [(0, 20), None, (40, 50)]
+    segments = [[(0, 10)], [(0, 10)], [(40, 50)]]
+    script = grounding(windows, segments, [True, True, False], skip_missing=True)
+    assert {name: official[name]["value"] for name in script} == pytest.approx(script)
+    assert official["mIoU"]["value"] == 0.75 and official["Acc@GQA"]["value"] == 0.5
+    assert official["ungrounded_given_correct"]["value"] == 0.0
+    assert official["predicted"]["value"] == pytest.approx(2 / 3)  # of all
+    assert official["set_iou"]["value"] == 0.75
+    assert official["mIoU"]["low"] < 0.75 < official["mIoU"]["high"]
+
+
+def test_official_grounding_is_null_where_nothing_was_predicted():
+    found = summarize(run([record("a", 0, segments=[(0, 10)])]))["grounding"]
+    assert found["official"] is None
+    assert found["mIoU"]["value"] == 0.0
+
+
+def test_official_grounding_weighs_a_question_once_however_many_rotations_predict():
+    def rotation(task_id, r, cells):
+        looked = [retrieval(cell, cell) for cell in cells]
+        return record(
+            f"{task_id}@{r}", r, expected=r, options=2, video=task_id,
+            meta={"circular": [task_id, r]}, segments=[(0, 10)], retrievals=looked,
+        )  # fmt: skip
+
+    records = [rotation("a", 0, [0]), rotation("a", 1, []), rotation("b", 0, [5])]
+    records.append(rotation("b", 1, [5]))
+    found = summarize(run(records, control="circular"))["grounding"]
+    # a: IoU 1 in one rotation and none in the other; b: 0 in both.
+    assert found["mIoU"]["value"] == 0.25 and found["Acc@GQA"]["value"] == 0.0
+    assert found["official"]["mIoU"]["value"] == 0.5
+    assert found["official"]["Acc@GQA"]["value"] == 0.5
+    assert found["official"]["predicted"]["value"] == 0.75
 
 
 def test_grounding_of_unscored_questions_counts_and_their_answer_does_not():
