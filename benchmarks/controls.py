@@ -9,6 +9,7 @@ last two the tasks. Whatever is drawn comes from hashlib, so that it is the same
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -54,18 +55,23 @@ def chosen(suite: Suite, episodes: int | None, seed: int = 0) -> list[int]:
 
     Args:
         suite: The suite.
-        episodes: How many; ``None`` for all, as is a number larger than the suite.
+        episodes: How many; ``None`` for all.
         seed: Of the choice.
 
     Raises:
-        ValueError: If ``episodes`` is no whole number of 1 or more.
+        ValueError: If ``episodes`` is no whole number from 1 to the size of the suite.
     """
     if episodes is None:
         return list(range(len(suite)))
     if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
         raise ValueError(f"episodes={episodes!r} must be a whole number, 1 or more, or None")
-    if episodes >= len(suite):
-        return list(range(len(suite)))
+    if episodes > len(suite):
+        advice = "ask for fewer, or leave it out to play all"
+        if suite.name == "haystack":  # as many as one likes
+            size = json.dumps({"size": episodes})
+            advice += f"; or make the suite larger with --suite-options '{size}'"
+        raise ValueError(f"episodes={episodes} are more than the {len(suite)} questions of "
+                         f"{suite.name}, split {suite.split!r}; {advice}")  # fmt: skip
     lots = [_draw(seed, "episode", suite[i].task_id) for i in range(len(suite))]
     return sorted(sorted(range(len(suite)), key=lots.__getitem__)[:episodes])
 

@@ -1,6 +1,6 @@
 """Evaluate a policy on a suite: ``python -m benchmarks.evaluate``.
 
-    python -m benchmarks.evaluate --suite haystack --policy bisect --episodes 1000
+    python -m benchmarks.evaluate --suite haystack --suite-options '{"size": 1000}' --policy bisect
     python -m benchmarks.evaluate --suite videomme --root DATA --policy runs/train-20250101-120000
     python -m benchmarks.evaluate --suite my.jsonl --policy http://localhost:8000/v1 --model NAME
 
@@ -39,6 +39,8 @@ from gym_longvideo.suite import Suite
 _log = logging.getLogger(__name__)
 
 SPLIT = "test"  # of suites that name none themselves
+FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")  # what the jsonl benchmark reads
+UNSCORED = "unscored: no task has a public answer"
 
 
 def load_suite(
@@ -47,9 +49,10 @@ def load_suite(
     """Return a suite from what the command line takes.
 
     Args:
-        suite: "haystack", the path of a JSON Lines annotation, "module:callable", the name of a
-            benchmark, or a ``Suite``.
-        split: By default that which a benchmark reports, "test" of the others.
+        suite: "haystack", the path of one's own annotation (JSON Lines, JSON, CSV, TSV, Parquet:
+            the benchmark ``jsonl``), "module:callable", the name of a benchmark, or a ``Suite``.
+        split: By default that which a benchmark reports (all of one's own annotation), "test" of
+            the others.
         options: Keyword arguments of the suite: root, annotation, video_root, filters.
 
     Raises:
@@ -60,7 +63,12 @@ def load_suite(
     options = dict(options or {})
     if not isinstance(suite, str):
         return general.load_suite(suite, options=options)
-    if suite == "haystack" or suite.endswith((".jsonl", ".json")) or ":" in suite:
+    if suite.lower().endswith(FILES):
+        if "annotation" in options:
+            raise ValueError(f"suite={suite!r} is an annotation, and annotation="
+                             f"{options['annotation']!r} another; give one of them")  # fmt: skip
+        suite, options = "jsonl", {"annotation": suite, **options}
+    elif suite == "haystack" or ":" in suite:
         return general.load_suite(suite, split=split or SPLIT, options=options)
     import benchmarks
 
@@ -99,7 +107,8 @@ def evaluate(
         protocol: Text protocol; by default that of a checkpoint, else "tags". Scripted policies
             speak none.
         control: One of ``controls.CONTROLS``.
-        episodes: Questions to play, drawn by ``seed``; ``None`` for all.
+        episodes: Questions to play, drawn by ``seed``; ``None`` for all. More than the suite has
+            are refused.
         seed: Of that choice, of shuffled options and of the policy.
         concurrency: Episodes played side by side; 0 for what suits the policy.
         policy_options: What else the policy takes by keyword (``model``, ``timeout_s``, ...).
@@ -129,6 +138,9 @@ def evaluate(
         options=_without_paths(suite_options),
     )
     protocol, env = _as_trained(policy, protocol, env or {})
+    unscored = all(tasks[index].answer_index is None for index in range(len(tasks)))
+    if unscored:
+        _log.warning("%s; there will be no accuracy", UNSCORED)
     settings = control_settings(control, {"seek": "exact", **env})
     _check_settings(settings)
 
@@ -286,6 +298,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is printed at the end."""
+    if not summary["scored"]:
+        yield UNSCORED
     for name in ("accuracy", "lenient_accuracy"):
         value = summary.get(name)
         if isinstance(value, Mapping) and value.get("value") is not None:

@@ -139,10 +139,22 @@ def test_fewer_episodes_are_a_part_of_more_and_in_the_order_of_the_suite() -> No
     few, more = chosen(SUITE, 5), chosen(SUITE, 12)
     assert len(few) == 5 and set(few) < set(more) and more == sorted(more)
     assert chosen(SUITE, 5) == few != chosen(SUITE, 5, seed=1)
-    assert chosen(SUITE, None) == chosen(SUITE, 99) == list(range(20))
+    assert chosen(SUITE, None) == chosen(SUITE, 20) == list(range(20))
     for wrong in (0, -1, True, 2.5):
         with pytest.raises(ValueError, match="episodes="):
             chosen(SUITE, wrong)  # type: ignore[arg-type]
+
+
+def test_more_episodes_than_there_are_questions_are_refused_with_the_way_to_get_them() -> None:
+    says = r"episodes=21 are more than the 20 questions of haystack, split 'val'.*\{\"size\": 21\}"
+    with pytest.raises(ValueError, match=says):
+        chosen(SUITE, 21)
+
+    fixed = HaystackSuite("val", size=20)
+    vars(fixed)["name"] = "fixed"
+    with pytest.raises(ValueError, match="20 questions of fixed") as caught:
+        chosen(fixed, 1000)
+    assert "size" not in str(caught.value)  # nothing that this suite would take
 
 
 def test_what_the_suite_says_of_itself_is_passed_on() -> None:

@@ -21,9 +21,9 @@ from benchmarks.evaluate import evaluate, load_suite, main
 from benchmarks.evaluate_config import EvaluateConfig
 from benchmarks.players import Job, Played, ScriptedPlayer
 from benchmarks.runs import RunError, RunWriter, read_run
+from benchmarks.suite import BenchmarkSuite
 from gym_longvideo.haystack import HaystackSuite
 from gym_longvideo.haystack.export import export_suite
-from gym_longvideo.suite import JsonlSuite
 from gym_longvideo.task import Task
 from gym_longvideo.video.errors import VideoOpenError
 
@@ -265,6 +265,8 @@ def test_another_command_in_the_directory_of_a_run_is_refused(
         (["--suite", "haystack", "--policy", "random", "--env", '{"suite": "x"}'], "'suite'"),
         (["--suite", "haystack", "--policy", "random", "--env", '{"depth": 1}'], "depth"),
         (["--suite", "haystack", "--policy", "random", "--episodes", "0"], "episodes=0"),
+        (["--suite", "haystack", "--policy", "random", "--episodes", "1000"], '{"size": 1000}'),
+        (["--suite", "nowhere.parquet", "--policy", "random"], "nowhere.parquet"),
         (["--suite", "haystack", "--policy", "http://127.0.0.1:9/v1"], "which model"),
         (["--suite", "no.such:thing", "--policy", "random"], "no.such:thing"),
     ],
@@ -312,7 +314,7 @@ def test_the_card_says_what_was_played_and_paths_do_not_move_it(tmp_path: Path) 
     assert card.policy == {"kind": "scripted", "name": "oracle", "options": {}}
     assert card.protocol["text_protocol"] == "numeric" and card.protocol["seed"] == 0
     assert card.protocol["settings"]["seek"] == "exact"
-    assert card.protocol["suite"]["split"] == "test"
+    assert (card.protocol["suite"]["name"], card.protocol["suite"]["split"]) == ("jsonl", "all")
 
 
 def test_real_files_are_decoded_and_the_time_is_counted(tmp_path: Path) -> None:
@@ -398,10 +400,111 @@ def test_suites_are_found_by_name_by_path_and_by_callable(tmp_path: Path) -> Non
     row = {"video": "a.mp4", "question": "Which?", "options": ["x", "y"], "answer": "A"}
     annotation.write_text(json.dumps(row) + "\n")
     loaded = load_suite(str(annotation))
-    assert isinstance(loaded, JsonlSuite) and len(loaded) == 1
+    assert isinstance(loaded, BenchmarkSuite) and loaded.name == "jsonl" and len(loaded) == 1
+    assert load_suite(str(annotation)).split == "all"
+    with pytest.raises(ValueError, match=r"a\.jsonl.*b\.jsonl.*one of them"):
+        load_suite(str(annotation), options={"annotation": "b.jsonl"})
     assert load_suite("gym_longvideo.haystack:needle").name == "haystack"
     suite = HaystackSuite("val", size=3)
     assert load_suite(suite) is suite
+
+
+ROWS: list[dict[str, Any]] = [
+    {"id": f"q{i}", "video": "a.mp4", "question": "Which?", "options": list("wxyz"), "answer": "B"}
+    for i in range(12)
+]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv"])
+def test_an_annotation_of_ones_own_loses_its_broken_rows_and_takes_every_option(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    annotation = tmp_path / f"mine.{suffix}"
+    rows = [*ROWS, {**ROWS[0], "id": "broken", "answer": "Q"}]
+    if suffix == "json":
+        annotation.write_text(json.dumps(rows))
+    elif suffix == "jsonl":
+        annotation.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        named = [f"{row['id']},a.mp4,Which?,w,x,y,z,{row['answer']}" for row in rows]
+        annotation.write_text(
+            "\n".join(["id,video,question,option0,option1,option2,option3,answer", *named])
+        )
+    loaded = load_suite(str(annotation), options={"shuffle_options": 7})
+    assert isinstance(loaded, BenchmarkSuite)
+    assert len(loaded) == 12 and len(loaded.invalid) == 1 and "'Q'" in str(loaded.invalid[0])
+    orders = [loaded[i].options for i in range(12)]
+    assert len(set(orders)) > 6
+    assert all(loaded[i].options[loaded[i].answer_index or 0] == "x" for i in range(12))
+    with pytest.raises(RunError, match="not one of 12 episodes"):  # there is no such video
+        evaluate("random", str(annotation), out=tmp_path / "run", env=SMALL)
+    assert "1 rows were left out" in caplog.text
+
+
+def test_a_suite_without_answers_is_called_unscored_before_and_after(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    suite = HaystackSuite("val", families="needle", size=2, duration_s=60.0)
+    annotation = export_suite(suite, tmp_path / "data", size=(32, 32))
+    arguments = ["--suite", str(annotation), "--policy", "random", *FLAGS]
+    assert main([*arguments, "--out", str(tmp_path / "scored")]) == 0
+    assert "unscored" not in capsys.readouterr().out + caplog.text
+    rows = [json.loads(line) for line in annotation.read_text().splitlines()]
+    blank = [{**row, "answer": None} for row in rows]
+    annotation.write_text("".join(json.dumps(row) + "\n" for row in blank))
+    assert main([*arguments, "--out", str(tmp_path / "unscored")]) == 0
+    assert "unscored: no task has a public answer\n" in capsys.readouterr().out
+    assert "unscored: no task has a public answer; there will be no accuracy" in caplog.text
+
+
+def test_what_a_model_cannot_read_counts_against_it(tmp_path: Path) -> None:
+    def short(handler: Handler, body: dict[str, Any], number: int) -> None:
+        if any(task.question in str(body["messages"]) for task in long):
+            error = {"message": "too long", "code": "context_length_exceeded"}
+            handler.json({"error": error}, 400)
+        else:
+            handler.reply(body)
+
+    suite = HaystackSuite("val", size=12)
+    long = [suite[index] for index in (1, 4, 7)]
+    refused = {
+        suite[i].task_id for i in range(12) if suite[i].question in {t.question for t in long}
+    }
+    with serve(short) as server:
+        summary = evaluate(
+            server.url,
+            suite,
+            out=tmp_path,
+            env=SMALL,
+            policy_options={"model": "m", "patience": 1, "backoff_s": 0.0},
+        )
+    assert summary["episodes"] == summary["scored"] == 12 and summary["faults"] == 0
+    right = sum(suite[i].answer_index == 0 and suite[i].task_id not in refused for i in range(12))
+    assert 3 <= len(refused) < 12 and right > 0
+    assert summary["accuracy"]["value"] == pytest.approx(right / 12)
+    for record in read_run(tmp_path).records:
+        turns = record.turns
+        if record.task["task_id"] in refused:
+            assert record.outcome == "unanswered"
+            assert [(turn["op"], turn["reply"], turn["refused"]) for turn in turns] == [
+                ("malformed", "", "context")
+            ] * 3
+        else:
+            assert all("refused" not in turn for turn in turns)
+
+
+def test_a_model_that_is_unknown_to_its_server_stops_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown(handler: Handler, body: dict[str, Any], number: int) -> None:
+        handler.error(404, "the model `m` does not exist")
+
+    with serve(unknown) as server:
+        arguments = [*command(tmp_path, server.url, 40)[3:], "--model", "m", "--concurrency", "1"]
+        assert main([*arguments, "--patience", "2"]) == 1
+        assert len(server.requests) <= 9  # two episodes, one that was begun; three forms each
+    assert "does not exist" in capsys.readouterr().err
+    assert not read_run(tmp_path).records
 
 
 def test_the_command_line_makes_the_arguments_of_evaluate() -> None:
