@@ -220,6 +220,10 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return [f"{knob}: {' != '.join(map(_show, two))}" for knob, two in _varied([a, b]).items()]
 
 
+_BUDGET = "settings.frame_budget"
+_DERIVED = ("settings.overview_frames", "settings.frames_per_retrieval")
+
+
 def require_same(
     cards: Sequence[Card], *, across: Sequence[str] = (), policy: bool = False
 ) -> dict[str, list[Any]]:
@@ -227,7 +231,8 @@ def require_same(
 
     Args:
         cards: Of the results to be put together.
-        across: Dotted names of knobs that are meant to differ; "settings" stands for all below it.
+        across: Dotted names of knobs that are meant to differ; "settings" stands for all below it,
+            "settings.frame_budget" for the overview and the retrievals that it is divided into too.
         policy: Whether the policies must be the same too, as for merging.
 
     Returns:
@@ -245,7 +250,8 @@ def require_same(
                 f"across={name!r} is no knob of these cards; use some of {sorted(known)}"
             )
     varied = _varied(protocols)
-    meant = {k: v for k, v in varied.items() if any(_within(k, name) for name in across)}
+    named = [*across, *(_DERIVED if _BUDGET in across else ())]
+    meant = {k: v for k, v in varied.items() if any(_within(k, name) for name in named)}
     wrong = {k: v for k, v in varied.items() if k not in meant}
     if policy:
         policies = _varied([_identity(card.policy) for card in cards])

@@ -23,7 +23,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *(*_WHO, "suite", "split", "control", "metric", *_INTERVAL, "n"),
         *("videos", "episodes", "expected", "faults", "complete"),
     ),
-    "groups": (*_WHO, "group", "group_value", *_INTERVAL, "n"),
+    "groups": (*_WHO, "group", "group_value", "metric", *_INTERVAL, "n"),
     "grounding": (*_WHO, "metric", *_INTERVAL, "n"),
     "cost": (*_WHO, "metric", "mean", "n"),
     "behaviour": (*_WHO, "metric", "value", "n"),
@@ -115,26 +115,27 @@ def _groups(sections: Sequence[Section]) -> Iterator[Row]:
     for who, entry in _each(sections):
         for group, values in entry.summary["groups"].items():
             for value, found in values.items():
-                yield {
-                    **who,
-                    "group": group,
-                    "group_value": value,
-                    **_interval(found),
-                    "n": found["n"],
-                }
+                place = {**who, "group": group, "group_value": value}
+                yield {**place, "metric": "accuracy", **_interval(found), "n": found["n"]}
+                if answered := found.get("answered"):
+                    row = {"metric": "accuracy_answered", **_interval(answered)}
+                    yield {**place, **row, "n": answered["n"]}
 
 
 def _grounding(sections: Sequence[Section]) -> Iterator[Row]:
     for who, entry in _each(sections):
         grounding = dict(entry.summary.get("grounding") or {})
-        n = grounding.pop("n", None)
-        for metric, found in grounding.items():
-            yield {
-                **who,
-                "metric": metric,
-                **_interval(found),
-                "n": n["value"] if isinstance(n, Mapping) else n,
-            }
+        official = grounding.pop("official", None) or {}
+        for prefix, block in (("", grounding), ("official ", official)):
+            n = block.get("n")
+            for metric, found in block.items():
+                if metric != "n":
+                    yield {
+                        **who,
+                        "metric": prefix + metric,
+                        **_interval(found),
+                        "n": n["value"] if isinstance(n, Mapping) else n,
+                    }
 
 
 def _means(sections: Sequence[Section]) -> Iterator[Row]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.compare import compare
+from benchmarks.compare import VIDEOS, compare
 from benchmarks.published import BENCHMARKS, SOURCE, Published, protocol_differences, published
 from benchmarks.report_runs import Entry, Section, frame_budget, knob_differences
 from benchmarks.summary import dataset_of
@@ -207,11 +207,12 @@ def difference_table(section: Section) -> Table:
     first, *others = section.entries
     rows = []
     for entry in others:
-        found = compare(first.run, entry.run, dataset_of(section.card))
-        pairs = found["discordant"]
+        found = compare(first.run, entry.run, dataset_of(section.card), across=(VIDEOS,))
+        pairs, others_files = found["discordant"], found["other_videos"]
         rows.append(
             (
-                f"{entry.label} - {first.label}",
+                f"{entry.label} - {first.label}"
+                + (f" [{others_files} about other video files]" if others_files else ""),
                 percent(found["difference"]),
                 *(str(pairs["only_b"]), str(pairs["only_a"]), str(found["questions"])),
             )

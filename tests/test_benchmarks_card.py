@@ -251,6 +251,14 @@ def test_a_name_stands_for_all_knobs_below_it_and_for_no_other():
     assert list(caught.value.knobs) == ["settings_other"]
 
 
+def test_a_frame_budget_stands_for_what_it_is_divided_into():
+    a = card(settings={"frame_budget": 8, "overview_frames": 4, "frames_per_retrieval": 2})
+    b = card(settings={"frame_budget": 16, "overview_frames": 8, "frames_per_retrieval": 4})
+    assert len(require_same([a, b], across=("settings.frame_budget",))) == 3
+    with pytest.raises(CardMismatch, match=r"settings\.frame_budget"):
+        require_same([a, b], across=("settings.overview_frames",))
+
+
 def test_a_misspelt_knob_is_refused():
     with pytest.raises(ValueError, match=r"across='settings.max_turn' is no knob"):
         require_same([card(), card()], across=("settings.max_turn",))

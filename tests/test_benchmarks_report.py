@@ -76,7 +76,9 @@ def test_the_numbers_of_a_run_are_in_every_form(tmp_path):
     assert (row["run"], row["value"], row["n"], row["faults"]) == ("mine", "0.75", "4", "0")
     assert (row["complete"], row["videos"]) == ("True", "4")
     assert float(row["low"]) < 0.75 < float(row["high"])
-    (short,) = [r for r in read_lines(tmp_path / "report/groups.csv") if r["group"] == "duration"]
+    groups = read_lines(tmp_path / "report/groups.csv")
+    short, answered = [row for row in groups if row["group"] == "duration"]
+    assert (short["metric"], answered["metric"]) == ("accuracy", "accuracy_answered")
     assert (short["group_value"], short["value"], short["n"]) == ("short", "0.75", "4")
 
 
