@@ -41,8 +41,8 @@ class EvaluateConfig:
     stands in brackets.
 
     Attributes:
-        suite: "haystack", the path of a JSON Lines annotation, "module:callable" or the name of a
-            benchmark (python -m benchmarks.suites lists them).
+        suite: "haystack", the path of an annotation (JSON, JSON Lines, CSV, TSV, Parquet),
+            "module:callable" or the name of a benchmark (python -m benchmarks.suites lists them).
         policy: A scripted agent (random, uniform_single_turn, bisect, oracle, noisy_oracle), the
             directory of a model or of a run of agents.train, or the URL of an endpoint.
         out: Directory of the run, new or begun; by default one under runs/ named after its card.
