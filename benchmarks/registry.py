@@ -6,14 +6,12 @@ Adapters are imported when they are asked for; what is needed to register their 
 from __future__ import annotations
 
 import importlib
-import os
-from collections.abc import Mapping
+import inspect
 from typing import Any
 
 from benchmarks.dataset import Dataset
-from benchmarks.suite import BenchmarkSuite, OnInvalid
+from benchmarks.suite import BenchmarkSuite
 from gym_longvideo.env import LongVideoQAEnv
-from gym_longvideo.suite import OnMissingVideo
 
 # name -> id; each lives in the module of its name, or in the one named after the colon.
 ENV_IDS: dict[str, str] = {
@@ -31,17 +29,10 @@ ENV_IDS: dict[str, str] = {
 }
 _LOADED: dict[str, BenchmarkSuite] = {}
 _MOST_LOADED = 4
-_SUITE_OPTIONS = (
-    "root",
-    "annotation",
-    "video_root",
-    "where",
-    "relevant_share_below",
-    "longer_than_s",
-    "shuffle_options",
-    "on_invalid",
-    "on_missing_video",
-    "allow_outside",
+_SUITE_OPTIONS = tuple(
+    name
+    for name, each in inspect.signature(BenchmarkSuite).parameters.items()
+    if each.kind is each.KEYWORD_ONLY and name != "split"
 )
 
 
@@ -61,22 +52,7 @@ def dataset(name: str) -> Dataset:
     )
 
 
-def load_suite(
-    name: str,
-    *,
-    split: str | None = None,
-    root: str | os.PathLike[str] | None = None,
-    annotation: str | os.PathLike[str] | None = None,
-    video_root: str | os.PathLike[str] | None = None,
-    where: Mapping[str, Any] | None = None,
-    relevant_share_below: float | None = None,
-    longer_than_s: float | None = None,
-    shuffle_options: int | None = None,
-    on_invalid: OnInvalid = "skip",
-    on_missing_video: OnMissingVideo = "keep",
-    allow_outside: bool = False,
-    **options: Any,
-) -> BenchmarkSuite:
+def load_suite(name: str, **arguments: Any) -> BenchmarkSuite:
     """Return a benchmark as a suite of tasks; no video is opened.
 
     Video-MTR trains on tasks whose evidence is short: ``relevant_share_below=0.5,
@@ -84,39 +60,13 @@ def load_suite(
 
     Args:
         name: "videomme", ...; ``python -m benchmarks.suites`` lists them.
-        split: By default the one that is reported.
-        root: Directory of the dataset, of its hub cache, or one that holds such directories.
-        annotation: Path of the annotation, if it is not below the root.
-        video_root: Directory of the videos, if they are not below the root.
-        where: Only tasks of these groups: ``{"duration": "long"}``, ``{"task_type": ["count"]}``.
-        relevant_share_below: Only tasks whose segments cover less than this share of the video.
-        longer_than_s: Only tasks whose annotated duration is longer, in seconds.
-        shuffle_options: Seed of an order of the options drawn for each task; None leaves them.
-        on_invalid: "skip" leaves unusable rows out, "keep" keeps without an answer those that can
-            still be asked, "raise" stops at the first.
-        on_missing_video: "keep", "skip" or "raise".
-        allow_outside: Permit videos outside the root (absolute paths, ``..``, symlinks).
-        **options: What only this benchmark takes.
+        **arguments: Those of ``BenchmarkSuite``: ``root``, ``split``, ``where``, ...
 
     Raises:
         ValueError: For an unknown name, split or option, or if no task is left.
         FileNotFoundError: If there is no annotation, naming what was looked for.
     """
-    return BenchmarkSuite(
-        dataset(name),
-        split=split,
-        root=root,
-        annotation=annotation,
-        video_root=video_root,
-        where=where,
-        relevant_share_below=relevant_share_below,
-        longer_than_s=longer_than_s,
-        shuffle_options=shuffle_options,
-        on_invalid=on_invalid,
-        on_missing_video=on_missing_video,
-        allow_outside=allow_outside,
-        **options,
-    )
+    return BenchmarkSuite(dataset(name), **arguments)
 
 
 def load_named(name: str, split: str | None = None, **options: Any) -> BenchmarkSuite:

@@ -41,7 +41,23 @@ class Invalid(NamedTuple):
 
 
 class BenchmarkSuite:
-    """A split of a dataset; see ``benchmarks.load_suite`` for the arguments.
+    """A split of a dataset.
+
+    Args:
+        dataset: Which; ``benchmarks.load_suite`` takes its name instead.
+        split: By default the one that is reported.
+        root: Directory of the dataset, of its hub cache, or one that holds such directories.
+        annotation: Path of the annotation, if it is not below the root.
+        video_root: Directory of the videos, if they are not below the root.
+        where: Only tasks of these groups: ``{"duration": "long"}``, ``{"task_type": ["count"]}``.
+        relevant_share_below: Only tasks whose segments cover less than this share of the video.
+        longer_than_s: Only tasks whose annotated duration is longer, in seconds.
+        shuffle_options: Seed of an order of the options drawn for each task; None leaves them.
+        on_invalid: "skip" leaves unusable rows out, "keep" keeps without an answer those that can
+            still be asked, "raise" stops at the first.
+        on_missing_video: "keep", "skip" or "raise".
+        allow_outside: Permit videos outside the root (absolute paths, ``..``, symlinks).
+        **options: What only this benchmark takes.
 
     Attributes:
         name: Of the dataset.
@@ -56,6 +72,10 @@ class BenchmarkSuite:
         invalid: Rows left out.
         missing: Tasks whose video is not there, as "id: path".
         state: Files and directories it was made from, and when each last changed.
+
+    Raises:
+        ValueError: For an unknown split or option, or if no task is left.
+        FileNotFoundError: If there is no annotation, naming what was looked for.
     """
 
     def __init__(
@@ -89,7 +109,7 @@ class BenchmarkSuite:
         if unknown := sorted(set(options) - set(dataset.options)):
             raise ValueError(
                 f"{dataset.name} does not know {unknown[0]}={options[unknown[0]]!r}; beside those "
-                f"of load_suite it takes {sorted(dataset.options) or 'no options'}"
+                f"of BenchmarkSuite it takes {sorted(dataset.options) or 'no options'}"
             )
         _check_number("relevant_share_below", relevant_share_below)
         _check_number("longer_than_s", longer_than_s)
