@@ -21,7 +21,14 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from gym_longvideo.env import ANSWER, RETRIEVE, LongVideoQAEnv
-from gym_longvideo.episode import Action, Answer, Episode, Retrieve, relevant_cells
+from gym_longvideo.episode import (
+    Action,
+    Answer,
+    Episode,
+    Retrieve,
+    longest_gap,
+    relevant_cells,
+)
 from gym_longvideo.haystack import oracle
 from gym_longvideo.protocol import Turn, TurnProtocol, clock, make_protocol
 from gym_longvideo.task import Task
@@ -245,24 +252,6 @@ def make_agent(name: str, **options: Any) -> Scripted:
     if unknown := sorted(set(options) - set(parameters)):
         raise ValueError(f"agent {name!r} takes no {unknown}; use some of {parameters}")
     return AGENTS[name](**options)
-
-
-def longest_gap(seen: np.ndarray) -> Interval | None:
-    """Return the ends (inclusive) of the longest run of pool frames not yet seen.
-
-    Args:
-        seen: (m,) of 0 and 1, or bool.
-
-    Returns:
-        The first of equally long runs; ``None`` if all were seen.
-
-    >>> longest_gap(np.array([0, 1, 0, 0, 1, 0, 0]))
-    (2, 3)
-    """
-    borders = np.concatenate(([-1], np.flatnonzero(seen), [len(seen)]))
-    lengths = np.diff(borders) - 1
-    k = int(lengths.argmax())
-    return (int(borders[k]) + 1, int(borders[k + 1]) - 1) if lengths[k] else None
 
 
 def reply(

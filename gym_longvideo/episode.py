@@ -185,6 +185,24 @@ def stride_cells(start: int, end: int, count: int) -> np.ndarray:
     return start + (2 * np.arange(count) * (length - 1) + (count - 1)) // (2 * (count - 1))
 
 
+def longest_gap(seen: np.ndarray) -> tuple[int, int] | None:
+    """Return the ends (inclusive) of the longest run of pool frames not yet seen.
+
+    Args:
+        seen: (m,) of 0 and 1, or bool.
+
+    Returns:
+        The first of equally long runs; ``None`` if all were seen.
+
+    >>> longest_gap(np.array([0, 1, 0, 0, 1, 0, 0]))
+    (2, 3)
+    """
+    borders = np.concatenate(([-1], np.flatnonzero(seen), [len(seen)]))
+    lengths = np.diff(borders) - 1
+    k = int(lengths.argmax())
+    return (int(borders[k]) + 1, int(borders[k + 1]) - 1) if lengths[k] else None
+
+
 def relevant_cells(
     segments_s: tuple[tuple[float, float], ...], pool_times: np.ndarray
 ) -> frozenset[int]:

@@ -23,7 +23,6 @@ from agents.scripted import (
     Oracle,
     Random,
     UniformSingleTurn,
-    longest_gap,
     make_agent,
     reply,
 )
@@ -157,14 +156,6 @@ def test_bisecting_splits_the_longest_gap_and_then_the_next():
     assert info["frames_shown"] == 16 + 7 + 7
     env = make(suite_options={"needle_s": 0.01}, overview_frames=0, frames_per_retrieval=2)
     assert [action[:3] for action in play(env, Bisect())[0][:2]] == [[0, 0, 127], [0, 1, 126]]
-
-
-@pytest.mark.parametrize(
-    ("seen", "gap"),
-    [([0, 0, 0], (0, 2)), ([1, 0, 1, 0], (1, 1)), ([1, 1], None), ([1, 1, 0, 0], (2, 3))],
-)
-def test_the_longest_gap_is_the_first_of_equals(seen, gap):
-    assert longest_gap(np.array(seen)) == gap
 
 
 def test_noise_makes_an_oracle_worse_step_by_step():

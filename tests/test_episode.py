@@ -17,6 +17,7 @@ from gym_longvideo.episode import (
     Malformed,
     Retrieve,
     cell_edges,
+    longest_gap,
     overview_cells,
     relevant_cells,
     stride_cells,
@@ -66,6 +67,14 @@ def total(paid: LedgerRow) -> float:
 )
 def test_the_overview_takes_the_middle_of_equal_parts_of_the_pool(length, count, cells):
     assert overview_cells(length, count).tolist() == cells
+
+
+@pytest.mark.parametrize(
+    ("seen", "gap"),
+    [([0, 0, 0], (0, 2)), ([1, 0, 1, 0], (1, 1)), ([1, 1], None), ([1, 1, 0, 0], (2, 3))],
+)
+def test_the_longest_gap_is_the_first_of_equals(seen, gap):
+    assert longest_gap(np.array(seen)) == gap
 
 
 @pytest.mark.parametrize(
