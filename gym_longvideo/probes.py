@@ -152,7 +152,7 @@ def probe_reward(
     >>> probe_reward("accuracy", suite).passed
     True
     >>> probe_reward("ungated", suite).exploits[0].exploiter
-    'split_the_gain'
+    'find_and_guess'
     """
     rewards = make_reward(reward)
     suite = HaystackSuite("val") if suite is None else suite
