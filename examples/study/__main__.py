@@ -1,0 +1,102 @@
+"""The four claims of Video-MTR at laptop scale: one command, resumable.
+
+    python -m examples.study --quick        # the claims alone, two seeds
+    python -m examples.study                # everything, five seeds
+    python -m examples.study --report docs/study   # figures and tables again, from the CSVs there
+
+Says first how long it will take. Ctrl-C stops it; the same command goes on with the runs that are
+not finished. Results go to ``--out``: ``runs.csv``, ``curves.csv``, figures, ``tables.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from examples.study.page import write_report
+from examples.study.plan import ARMS, BATCH, UPDATES, Run, plan
+from examples.study.runs import load, path_of, run_all, seconds_of
+from examples.study.tables import write_csvs
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="examples.study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="the claims alone, two seeds")
+    parser.add_argument("--arms", default="", help=f"only these, of {', '.join(ARMS)}")
+    parser.add_argument("--seeds", type=int, default=0, help="seeds of each arm")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--updates", type=int, default=UPDATES, help="of the policy, in each run")
+    parser.add_argument("--batch", type=int, default=BATCH, help="episodes of an update")
+    parser.add_argument("--out", type=Path, default=Path("runs/study"))
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="train nothing; draw what the CSVs there hold"
+    )
+    return parser.parse_args(arguments)
+
+
+def estimate(todo: Sequence[Run], out: Path, jobs: int) -> str:
+    """Return how long the runs will take, from a small one made now."""
+    if not todo:
+        return "every run is finished"
+    cost = sum(ARMS[run.arm].cost for run in todo)
+    minutes = seconds_of(Run("full", 0), out) * cost / jobs / 60
+    return f"{len(todo)} runs, {jobs} at a time: about {minutes:.0f} minutes"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line.
+
+    Returns:
+        0; 2 for arguments without a meaning; 130 after Ctrl-C.
+    """
+    args = parse(arguments)
+    try:
+        if args.report is not None:
+            print(write_report(args.report))
+            return 0
+        names = [name for name in args.arms.split(",") if name]
+        runs = plan(quick=args.quick, arms=names, seeds=args.seeds)
+        for name in ("jobs", "updates", "batch"):
+            if getattr(args, name) < 1:
+                raise ValueError(f"--{name} {getattr(args, name)} must be 1 or more")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    # One size of run in a directory: nothing is compared with what learned from more.
+    size = {"updates": args.updates, "batch": args.batch}
+    done = {run: load(path_of(run, args.out)) for run in runs}
+    for run, result in done.items():
+        if result and (result["updates"], result["episodes"]) != (
+            args.updates,
+            args.updates * args.batch,
+        ):
+            print(
+                f"error: {path_of(run, args.out)} is a run of {result['updates']} updates and "
+                f"{result['episodes']} episodes; pass another --out for {size}",
+                file=sys.stderr,
+            )
+            return 2
+    todo = [run for run in runs if done[run] is None]
+    args.out.mkdir(parents=True, exist_ok=True)
+    print(estimate(todo, args.out, args.jobs), flush=True)
+    try:
+        for _ in run_all(runs, args.out, jobs=args.jobs, **size):
+            write_csvs(args.out)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    write_csvs(args.out)
+    print(write_report(args.out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

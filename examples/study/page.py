@@ -1,0 +1,196 @@
+"""Tables of the study in Markdown, put into a page between its markers.
+
+``<!-- table: NAME -->`` and ``<!-- end -->`` enclose what is written here; all other text of the
+page is left as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from examples.study.figures import draw
+from examples.study.plan import ARMS, GROUPS, Arm
+from examples.study.stats import Claim, Mean, Runs, claims, difference, summary, values_of
+from examples.study.tables import read_curves, read_runs
+
+RIVALS = {  # whom an arm is compared with; all others with "full"
+    "full": "single_turn",
+    "short": "short_single",
+    "medium": "medium_single",
+    "budget_8": "budget_8_single",
+    "budget_16": "budget_16_single",
+}
+
+
+def write_report(directory: Path) -> str:
+    """Draw the figures, write ``tables.md`` and fill the page beside the directory, if there is one.
+
+    Args:
+        directory: Where ``runs.csv`` and ``curves.csv`` are.
+
+    Returns:
+        What to print: the verdicts, and the files.
+
+    Raises:
+        ValueError: If the CSVs are missing or have other columns.
+    """
+    runs, curves = read_runs(directory), read_curves(directory)
+    made = draw(runs, curves, directory)
+    tables = all_tables(runs)
+    path = directory / "tables.md"
+    path.write_text("\n\n".join(f"## {name}\n\n{text}" for name, text in tables.items()) + "\n")
+    page = directory.with_suffix(".md")
+    if page.is_file():
+        page.write_text(fill(page.read_text(), tables))
+        made.append(page)
+    return "\n".join(["", verdicts(runs), "", *(f"wrote {each}" for each in [path, *made])])
+
+
+def all_tables(runs: Runs) -> dict[str, str]:
+    """Return every table by name."""
+    groups = ("claims", "turns", "budget", "length")
+    return {
+        "verdicts": verdict_table(claims(runs)),
+        "arms": arm_table(runs, [arm for arm in ARMS.values() if arm.group in groups]),
+        "differences": difference_table(runs, groups),
+        "sensitivity": difference_table(runs, GROUPS),
+        "seeds": seed_table(runs),
+        "cost": cost_table(runs),
+    }
+
+
+def verdict_table(found: Sequence[Claim]) -> str:
+    """Return a row for every check of every claim."""
+    rows = []
+    for claim in found:
+        for place, check in enumerate(claim.checks):
+            head = f"{claim.number}. {claim.text} | **{claim.verdict}**" if not place else " | "
+            count = check.text.startswith("share")
+            seeds = check.measured.seeds
+            measured = (
+                f"{sum(seeds.values()):.0f} of {len(seeds)} seeds" if count else str(check.measured)
+            )
+            rows.append(f"| {head} | {check.text} | {measured} | {check.verdict} |")
+    return _table(("claim", "verdict", "measured on held-out videos", "mean (95 %)", ""), rows)
+
+
+def arm_table(runs: Runs, arms: Sequence[Arm]) -> str:
+    """Return the means of every arm that was run."""
+    rows = []
+    for arm in arms:
+        if not values_of(runs, arm.name, "accuracy"):
+            continue
+        accuracy = summary(runs, arm.name, "accuracy")
+        others = (
+            f"{summary(runs, arm.name, metric).value:.2f}"
+            for metric in ("return", "paper_return", "turns", "frames", "proved", "needless")
+        )
+        rows.append(
+            f"| {arm.name} | {arm.change} | {len(accuracy.seeds)} | {_interval(accuracy)} | "
+            + " | ".join(others)
+            + " |"
+        )
+    head = ("arm", "what it is", "seeds", "accuracy (95 %)", "return", "paper's return", "turns",
+            "frames", "proved", "needless")  # fmt: skip
+    return _table(head, rows)
+
+
+def difference_table(runs: Runs, groups: Sequence[str]) -> str:
+    """Return paired differences of every arm to its rival."""
+    rows = []
+    for arm in ARMS.values():
+        if arm.group not in groups or arm.name.endswith("_single") or arm.name == "single_turn":
+            continue
+        rival = RIVALS.get(arm.name, "full")
+        accuracy = difference(runs, arm.name, rival, "accuracy")
+        if not accuracy.seeds:
+            continue
+        turns = difference(runs, arm.name, rival, "turns")
+        paid = difference(runs, arm.name, rival, "return")
+        rows.append(
+            f"| {arm.name} - {rival} | {len(accuracy.seeds)} | {_signed(accuracy)} | "
+            f"{_signed(turns)} | {_signed(paid)} |"
+        )
+    return _table(("arms", "seeds", "accuracy", "turns", "return as paid"), rows)
+
+
+def seed_table(runs: Runs) -> str:
+    """Return held-out accuracy of the claims' arms, seed by seed."""
+    arms = [arm.name for arm in ARMS.values() if arm.group == "claims"]
+    arms = [arm for arm in arms if values_of(runs, arm, "accuracy")]
+    seeds = sorted({seed for arm in arms for seed in values_of(runs, arm, "accuracy")})
+    rows = [
+        f"| {arm} | "
+        + " | ".join(
+            f"{values_of(runs, arm, 'accuracy').get(seed, float('nan')):.3f}" for seed in seeds
+        )
+        + " | "
+        + " | ".join(
+            f"{values_of(runs, arm, 'turns').get(seed, float('nan')):.2f}" for seed in seeds
+        )
+        + " |"
+        for arm in arms
+    ]
+    head = ("arm", *(f"seed {seed}" for seed in seeds), *(f"turns {seed}" for seed in seeds))
+    return _table(head, rows)
+
+
+def cost_table(runs: Runs) -> str:
+    """Return what the runs cost, in numbers that depend on no machine, and in hours of one."""
+    def total(metric: str) -> float:
+        return sum(row[metric] for row in runs.values())
+
+    held_out = total("held_out")
+    rows = [
+        f"| runs | {len(runs)} |",
+        f"| episodes of training | {total('episodes'):,.0f} |",
+        f"| episodes of examination | {held_out:,.0f} |",
+        f"| tokens read in training rollouts | {total('tokens_read'):,.0f} |",
+        f"| tokens written there | {total('tokens_written'):,.0f} |",
+        f"| hours of one CPU core, training | {total('train_s') / 3600:.1f} |",
+    ]
+    return _table(("", ""), rows)
+
+
+def verdicts(runs: Runs) -> str:
+    """Say in a line a claim what was found."""
+    lines = []
+    for claim in claims(runs):
+        lines.append(f"claim {claim.number}: {claim.verdict} ({claim.text})")
+        lines += [f"    {check.text}: {check.measured}" for check in claim.checks]
+    return "\n".join(lines)
+
+
+def fill(page: str, tables: Mapping[str, str]) -> str:
+    """Return a page with its tables written anew.
+
+    Raises:
+        ValueError: If the page asks for a table that does not exist.
+
+    >>> fill("<!-- table: a -->\\nold\\n<!-- end -->", {"a": "new"})
+    '<!-- table: a -->\\nnew\\n<!-- end -->'
+    """
+
+    def written(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in tables:
+            raise ValueError(f"there is no table {name!r}; use one of {list(tables)}")
+        return f"<!-- table: {name} -->\n{tables[name]}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", written, page, flags=re.DOTALL)
+
+
+def _table(head: Sequence[str], rows: Sequence[str]) -> str:
+    return "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *rows])
+
+
+def _interval(mean: Mean) -> str:
+    if len(mean.seeds) < 2:
+        return f"{mean.value:.3f}"
+    return f"{mean.value:.3f} ({mean.low:.3f} to {mean.high:.3f})"
+
+
+def _signed(mean: Mean) -> str:
+    return f"{mean.value:+.3f} ({mean.low:+.3f} to {mean.high:+.3f})"

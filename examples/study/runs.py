@@ -1,0 +1,219 @@
+"""Training runs of the study: several at a time, each resumable by being done or not.
+
+A run that is finished has a ``.json`` file, and is never done again; one that was cut off leaves
+none, and starts over. What a run writes on the way (log, metrics) lies in a directory beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from examples.study.plan import ARMS, BATCH, HELD_OUT, UPDATES, Run
+
+# Of every update, under the names of the log.
+CURVES = {
+    "return": "charts/return",
+    "accuracy": "charts/accuracy",
+    "turns": "charts/turns",
+    "retrieval_rate": "charts/retrieval_rate",
+    "malformed_rate": "charts/malformed_rate",
+    "iou_gain": "charts/iou_gain",
+    "bonus": "charts/bonus",
+    "kl": "losses/ref_kl",
+}
+
+
+def path_of(run: Run, out: Path) -> Path:
+    """Return where a finished run is described."""
+    return out / "runs" / f"{run.name}.json"
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """Return a finished run, or None if there is none that can be read."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        return None
+
+
+def train(run: Run, out: Path, updates: int = UPDATES, batch: int = BATCH) -> dict[str, Any] | None:
+    """Train one arm with one seed, examine it, and write the result.
+
+    Returns:
+        The result, or None if a signal cut the run off.
+    """
+    import torch
+
+    from agents.trainer import Trainer
+
+    directory = out / "runs" / run.name
+    shutil.rmtree(directory, ignore_errors=True)
+    began = time.monotonic()
+    config = ARMS[run.arm].config(run.seed, directory, updates=updates, batch=batch)
+    torch.manual_seed(run.seed)
+    trainer = Trainer(config)
+    trainer.run()
+    if trainer.stopped_by:
+        return None
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    result = {
+        "arm": run.arm,
+        "seed": run.seed,
+        "updates": updates,
+        "episodes": updates * batch,
+        "tokens_read": _total(lines, "perf/prefill_tokens_per_second"),
+        "tokens_written": _total(lines, "perf/tokens_per_second"),
+        "train_s": round(time.monotonic() - began, 1),
+        **examine(trainer, run),
+        "curve": [{name: line.get(key) for name, key in CURVES.items()} for line in lines],
+    }
+    for checkpoint in directory.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)  # 20 MB each
+    path = path_of(run, out)
+    draft = path.with_suffix(".part")
+    draft.write_text(json.dumps(result) + "\n")
+    os.replace(draft, path)
+    return result
+
+
+def examine(trainer: Any, run: Run) -> dict[str, float]:
+    """Play held-out questions greedily and return what they say.
+
+    Beside what every evaluation says: ``paper_return``, the return under the paper's reward,
+    whatever the arm was trained on; ``proved``, the share of episodes whose frames proved the
+    answer; ``needless``, retrievals in an episode after the answer was proved; and ``width``, mean
+    pool frames that a retrieval spans.
+    """
+    from agents.evaluation import Tally
+    from agents.policy import greedy
+    from agents.rollout import RolloutCollector
+    from gym_longvideo.haystack import oracle
+    from gym_longvideo.record import rescore
+
+    config = trainer.config
+    envs = [config.make_env(config.eval_split) for _ in range(64)]
+    trainer.policy.encoder.clear()
+    collector = RolloutCollector(
+        envs, trainer.policy, history=config.ppo.history, keep_records=True
+    )
+    tally, paper, proved, needless, widths = Tally(), 0.0, 0, 0, []
+    suite = envs[0].unwrapped.suite  # type: ignore[attr-defined]
+    count = min(config.eval_episodes, len(suite))
+    for start in range(0, count, len(envs)):
+        tasks = range(start, min(start + len(envs), count))
+        episodes = collector.collect(list(tasks), greedy(config.sampling))
+        tally.add(episodes)
+        for task, episode in zip(tasks, episodes, strict=True):
+            record = episode.record
+            assert record is not None
+            paper += math.fsum(row.total for row in rescore(record, "video_mtr"))
+            shown = list(record.overview["shown_s"])
+            for turn in record.turns:
+                if turn["op"] == "retrieve":
+                    needless += oracle.solve(suite[task], shown) is not None
+                    low, high = turn["interval"]
+                    widths.append(high - low + 1)
+                shown += turn["shown_s"]
+            proved += oracle.solve(suite[task], shown) is not None
+    collector.close()
+    result = tally.result()
+    return {
+        "held_out": count,
+        "accuracy": result.accuracy,
+        "return": result.mean_return,
+        "paper_return": paper / count,
+        "turns": result.turns,
+        "frames": result.frames,
+        "retrieval_rate": result.retrieval_rate,
+        "malformed_rate": result.malformed_rate,
+        "iou_gain": result.iou_gain,
+        "proved": proved / count,
+        "needless": needless / count,
+        "width": sum(widths) / len(widths) if widths else math.nan,
+    }
+
+
+def run_all(
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    jobs: int,
+    updates: int = UPDATES,
+    batch: int = BATCH,
+) -> Iterator[dict[str, Any]]:
+    """Do the runs that are not done yet, several at a time, and yield each result.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C; what was finished stays.
+    """
+    (out / "runs").mkdir(parents=True, exist_ok=True)
+    todo = [run for run in runs if load(path_of(run, out)) is None]
+    total = sum(ARMS[run.arm].cost for run in todo)
+    bar = tqdm(
+        total=round(total, 1),
+        desc="study",
+        unit="run",
+        bar_format="{desc} |{bar:20}| {n:.1f}/{total:.1f} runs' worth, {remaining} left{postfix}",
+    )
+    waiting = list(todo)
+    with bar, ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=_quiet, initargs=(out,)
+    ) as pool:
+        busy: dict[Any, Run] = {}
+        try:
+            while waiting or busy:
+                while waiting and len(busy) < jobs:
+                    run = waiting.pop(0)
+                    busy[pool.submit(train, run, out, updates, batch)] = run
+                done, _ = wait(busy, return_when=FIRST_COMPLETED)
+                for future in done:
+                    run = busy.pop(future)
+                    result = future.result()
+                    if result is None:
+                        raise KeyboardInterrupt
+                    bar.update(ARMS[run.arm].cost)
+                    bar.set_postfix_str(f", {run.name} accuracy {result['accuracy']:.3f}")
+                    yield result
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def seconds_of(run: Run, out: Path) -> float:
+    """Return the seconds that a small run of an arm takes, scaled to a whole one."""
+    from agents.trainer import Trainer
+
+    directory = out / "estimate"
+    shutil.rmtree(directory, ignore_errors=True)
+    config = ARMS[run.arm].config(run.seed, directory, updates=2, batch=16)
+    trainer = Trainer(replace(config, eval_every=0))
+    began = time.monotonic()
+    trainer.run()
+    seconds = time.monotonic() - began
+    shutil.rmtree(directory, ignore_errors=True)
+    # Retrievals make later updates about twice as long as the first; an examination has no update.
+    return seconds / 32 * (2 * UPDATES * BATCH + HELD_OUT / 3)
+
+
+def _quiet(out: Path) -> None:
+    """Send what a worker says to a file, so that one bar is seen and not several."""
+    stream = (out / "runs" / f"worker-{os.getpid()}.log").open("a")
+    os.dup2(stream.fileno(), sys.stderr.fileno())
+
+
+def _total(lines: Sequence[dict[str, Any]], rate: str) -> int:
+    """Return how many tokens there were, from rates and seconds."""
+    return round(sum(line[rate] * line["time/rollout"] for line in lines))
