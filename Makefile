@@ -40,7 +40,7 @@ $(VENV)/demo.stamp: $(VENV)/python.stamp $(PARTS)
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/python.stamp $(PARTS)
-	$(PIP) install -q -c constraints.txt -e ".[dev,agents,benchmarks,sb3,decord,torchcodec]"
+	$(PIP) install -q -c constraints.txt -e ".[dev,agents,benchmarks,study,sb3,decord,torchcodec]"
 	touch $@
 
 clean:

@@ -78,6 +78,9 @@ class PretrainConfig:
         batch: Rows a step.
         lr: Highest learning rate.
         retrieve_rate: How often the habit is to retrieve.
+        aims: Of the intervals that it then retrieves, the shares that lie around the frames named
+            and between two frames shown; the others lie anywhere.
+        aim_weight: What the ends of an interval count, next to other tokens.
         threads: Of the trainer; one more process makes the data.
         evaluation: Held-out episodes of the final scores.
     """
@@ -97,6 +100,8 @@ class PretrainConfig:
     batch: int = 48
     lr: float = 2e-3
     retrieve_rate: float = 0.04
+    aims: tuple[float, float] = (1 / 3, 1 / 3)
+    aim_weight: float = 0.3
     threads: int = 1
     evaluation: int = 512
 
@@ -132,10 +137,21 @@ class Teacher:
         codec: Of the model.
         seed: Of the videos.
         retrieve_rate: The habit to teach.
+        aims: Where to retrieve, see ``PretrainConfig``.
+        aim_weight: What that counts.
     """
 
-    def __init__(self, codec: ChatCodec, *, seed: int, retrieve_rate: float) -> None:
+    def __init__(
+        self,
+        codec: ChatCodec,
+        *,
+        seed: int,
+        retrieve_rate: float,
+        aims: tuple[float, float] = (1 / 3, 1 / 3),
+        aim_weight: float = 0.3,
+    ) -> None:
         self.codec, self.retrieve_rate = codec, retrieve_rate
+        self.aims, self.aim_weight = aims, aim_weight
         self.envs: list[TextProtocol] = []
         for weight, env, videos in WORLDS:
             made = TextProtocol(
@@ -269,9 +285,9 @@ class Teacher:
         return [
             *pieces,
             Piece("<retrieve>", ACTION, 2 * self.retrieve_rate),
-            Piece(str(low), INTERVAL, 0.3),
+            Piece(str(low), INTERVAL, self.aim_weight),
             Piece(", ", FORMAT),
-            Piece(str(high), INTERVAL, 0.3),
+            Piece(str(high), INTERVAL, self.aim_weight),
             Piece("</retrieve>", FORMAT),
         ]
 
@@ -285,12 +301,12 @@ class Teacher:
         last one named or the one shown after it.
         """
         shown = turn.frame_index.tolist()
-        draw = rng.random()
-        if draw < 1 / 3 and here:
+        draw, (around, between) = rng.random(), self.aims
+        if draw < around and here:
             first, last = shown.index(here[0]), shown.index(here[-1])
             before, after = rng.random(2) < 0.7
             low, high = shown[max(0, first - before)], shown[min(len(shown) - 1, last + after)]
-        elif draw < 2 / 3 and shown:
+        elif draw < around + between and shown:
             low, high = rng.choice(turn.frame_index, 2).tolist()
         else:
             low, high = rng.integers(0, turn.last_index + 1, 2).tolist()
@@ -348,11 +364,19 @@ class Teacher:
 _teacher: Teacher | None = None
 
 
-def _open_school(seed: int, retrieve_rate: float) -> None:
+def _open_school(
+    seed: int, retrieve_rate: float, aims: tuple[float, float], aim_weight: float
+) -> None:
     global _teacher
     torch.set_num_threads(1)
     tokenizer = tiny.build_tokenizer()
-    _teacher = Teacher(_codec(tokenizer), seed=seed, retrieve_rate=retrieve_rate)
+    _teacher = Teacher(
+        _codec(tokenizer),
+        seed=seed,
+        retrieve_rate=retrieve_rate,
+        aims=aims,
+        aim_weight=aim_weight,
+    )
 
 
 def _codec(tokenizer: Any) -> ChatCodec:
@@ -386,7 +410,7 @@ def lessons(config: PretrainConfig) -> Iterator[list[Lesson]]:
         1,
         mp_context=get_context("spawn"),
         initializer=_open_school,
-        initargs=(config.seed, config.retrieve_rate),
+        initargs=(config.seed, config.retrieve_rate, config.aims, config.aim_weight),
     ) as school:
         waiting = [school.submit(_teach, *job) for job in plan[:8]]
         for job in [*plan[8:], *[None] * 8]:

@@ -363,14 +363,13 @@ def _missing(episode: Episode, frames: int) -> list[Interval]:
     task, pool_times = episode.task, episode.pool_times
     if not _has_oracle(task):
         return _uncovered(episode, frames)
-    shown = _shown_s(episode)
-    intervals = oracle.oracle_intervals(task, pool_times, shown, frames=frames)
-    if episode.retrieval == "timeline":  # then even what lies between pool frames can be shown
-        for group in oracle.evidence(task):
-            if not any(start <= t < end for start, end in group for t in shown):
-                cell = int(np.abs(pool_times - sum(group[0]) / 2).argmin())
-                intervals.append((cell, cell))
-    return intervals
+    return oracle.oracle_intervals(
+        task,
+        pool_times,
+        _shown_s(episode),
+        frames=frames,
+        between=episode.retrieval == "timeline",
+    )
 
 
 def _uncovered(episode: Episode, frames: int) -> list[Interval]:

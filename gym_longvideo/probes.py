@@ -174,7 +174,9 @@ def probe_reward(
                 pool_size=pool_size,
                 retrieval=retrieval,
             )
-            means = [mean + value for mean, value in zip(means, asdict(found).values(), strict=True)]
+            means = [
+                mean + value for mean, value in zip(means, asdict(found).values(), strict=True)
+            ]
         policies[name] = Expectation(*(mean / len(suite) for mean in means))
     return ProbeReport(rewards, len(suite), policies, find_exploits(policies))
 
@@ -325,7 +327,7 @@ def _reward(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"--reward {text!r} is no JSON ({error}); try '{{\"preset\": \"video_mtr\"}}'"
+            f'--reward {text!r} is no JSON ({error}); try \'{{"preset": "video_mtr"}}\''
         ) from None
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from worlds import GreySuite
@@ -222,3 +224,21 @@ def _episode(task, reward="video_mtr") -> Episode:
 
 def _values(row: Expectation) -> list[float]:
     return list(asdict(row).values())
+
+
+def test_the_tables_of_the_page_are_what_the_probe_says():
+    page = (Path(__file__).parents[1] / "docs" / "probes.md").read_text()
+    suite = HaystackSuite("val")
+    reports = {name: probe_reward(name, suite) for name in PRESETS}
+    for policy in EXPLOITERS:
+        cells = []
+        for report in reports.values():
+            found = [each for each in report.exploits if each.exploiter == policy.name]
+            worse = bool(found) and found[0].accuracy_gap < 0
+            cells.append(f"{found[0].gain:+.2f}" + " worse" * worse if found else "-")
+        assert f"| `{policy.name}` | {' | '.join(cells)} |" in page
+    verdicts = " | ".join("passes" if report.passed else "caught" for report in reports.values())
+    assert f"| verdict | {verdicts} |" in page
+    for fields, verdict in re.findall(r"^\| `(\{.*?\})` \| .*? \| (\w+) \|", page, re.MULTILINE):
+        passed = probe_reward(json.loads(fields), suite).passed
+        assert verdict == ("passes" if passed else "caught"), fields

@@ -121,7 +121,10 @@ def plot_scales(runs: Runs) -> Figure | None:
     if not any(name == "short" for name, _ in runs):
         return None
     figure, axes = _panels(3, width=9.0, height=2.9, sharey=True)
-    lengths = {"": ("short", "medium", "full"), "s": ("short_single", "medium_single", "single_turn")}
+    lengths = {
+        "": ("short", "medium", "full"),
+        "s": ("short_single", "medium_single", "single_turn"),
+    }
     budgets = {"": ("budget_8", "budget_16", "full"),
                "s": ("budget_8_single", "budget_16_single", "single_turn")}  # fmt: skip
     for panel, series, of in ((axes[0], lengths, "minutes"), (axes[1], budgets, "budget")):
@@ -164,7 +167,9 @@ def plot_sensitivity(runs: Runs) -> Figure | None:
             if mean.seeds:
                 text = f"{mean.value:.2f}\n({min(mean.seeds.values()):.2f}-{max(mean.seeds.values()):.2f})"
                 dark = mean.value > 0.65
-                left.text(j, i, text, ha="center", va="center", color="w" if dark else "k", fontsize=8)
+                left.text(
+                    j, i, text, ha="center", va="center", color="w" if dark else "k", fontsize=8
+                )
     left.set_xticks(range(len(AMOUNTS)), [f"{amount:g}, {amount / 2:g}" for amount in AMOUNTS])
     left.set_yticks(range(len(THRESHOLDS)), [f"{rate:g}" for rate in THRESHOLDS])
     left.set_xlabel("bonus in stages I and II")

@@ -74,18 +74,21 @@ def bounds(arm: Arm, retrieval: Retrieval = "pool", tasks: int = 256) -> dict[st
     shown["clairvoyant"] = (POLICIES["search"], *shown["searcher"][1:])
     found = {}
     for name, (policy, turns, budget) in shown.items():
-        found[name] = sum(
-            expect(
-                policy,
-                suite[index],
-                reward,
-                max_turns=turns,
-                budget=budget,
-                pool_size=environment["pool_size"],
-                retrieval=retrieval,
-            ).accuracy
-            for index in range(tasks)
-        ) / tasks
+        found[name] = (
+            sum(
+                expect(
+                    policy,
+                    suite[index],
+                    reward,
+                    max_turns=turns,
+                    budget=budget,
+                    pool_size=environment["pool_size"],
+                    retrieval=retrieval,
+                ).accuracy
+                for index in range(tasks)
+            )
+            / tasks
+        )
     return found
 
 

@@ -139,6 +139,7 @@ def seed_table(runs: Runs) -> str:
 
 def cost_table(runs: Runs) -> str:
     """Return what the runs cost, in numbers that depend on no machine, and in hours of one."""
+
     def total(metric: str) -> float:
         return sum(row[metric] for row in runs.values())
 

@@ -1,9 +1,13 @@
 """What the study runs: the task, the arms, the seeds. Chosen before any result of an arm was seen.
 
-The task. A haystack video lasts 20 minutes and has nine scenes, one of them framed in white; in that
-scene a card is held up for 18.75 s, one of 64 candidate frames. Whoever sees 32 evenly spread frames
-at once sees it half of the time; whoever sees 16 and may look twice more, at eight frames of an
-interval each time, nearly always could (``geometry``).
+The task. A haystack video lasts 20 minutes and has five scenes, one of them framed in white; in
+that scene a card is held up for 18.75 s, which is one of 64 candidate frames. Of 32 frames an agent
+sees all at once, or 8 and then twice 12 of an interval. Whoever sees 32 evenly spread frames sees
+the card half of the time; whoever looks twice around the scene mostly could (``geometry``). The
+overview is a quarter of the budget and not half of it, as in the paper, because the tiny model was
+pretrained on overviews of eight.
+
+The start. Every arm starts from the same weights: the tiny MLLM, taught to aim (``base``).
 
 An arm is the method with one thing changed. All arms of a seed see the same training videos in the
 same order, learn from the same number of episodes, and answer the same held-out questions.
@@ -18,10 +22,10 @@ from typing import Any
 
 from agents import tiny
 from agents.config import TrainConfig
-from agents.curriculum import STAGES
+from agents.curriculum import PATIENCE, STAGES
 from agents.ppo_config import make_config
 
-UPDATES = 24
+UPDATES = 20
 BATCH = 64
 HELD_OUT = 256  # questions a seed
 SEEDS = 5
@@ -29,13 +33,12 @@ QUICK_SEEDS = 2
 SENSITIVITY_SEEDS = 2
 BUDGET = 32
 MINUTES = 20
-# Shorter videos are as dense in scenes, and the card is held up as long.
-SUITE_OPTIONS = {**tiny.SUITE_OPTIONS, "scenes": 9}
+# Whatever the length of a video, it has five scenes, and the card is held up as long.
+SUITE_OPTIONS = tiny.SUITE_OPTIONS
 ENV_OPTIONS = {"pool_size": 64, "frame_size": tiny.FRAME_SIZE}
-# The tiny model's settings, but for two that pilots with other seeds asked for: a larger entropy
-# bonus, and a bonus that ends later (the paper says only "several" batches).
+# The tiny model's settings, but for one that pilots with other seeds asked for.
 ENTROPY = 0.02
-PATIENCE = 12
+BASE = Path(__file__).parent / "base"
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,10 @@ class Arm:
     def environment(self) -> dict[str, Any]:
         """Return the keyword arguments of LongVideoQA-v0.
 
-        One turn sees the whole budget at once. Several see half of it first, and share the rest out
-        evenly among the retrievals: with three turns that is the paper's B/2, B/4, B/4.
+        One turn sees the whole budget at once. Several see a quarter of it first, and share the
+        rest out evenly among the retrievals.
         """
-        overview = self.budget if self.turns == 1 else self.budget // 2
+        overview = self.budget if self.turns == 1 else self.budget // 4
         return {
             **ENV_OPTIONS,
             "max_turns": self.turns,
@@ -98,6 +101,7 @@ class Arm:
             batch: Episodes of an update.
         """
         return TrainConfig(
+            model=str(BASE),
             ppo=make_config("tiny", **{"entropy_coef": ENTROPY, **self.ppo}),
             suite_options={**SUITE_OPTIONS, "duration_s": 60.0 * self.minutes, "seed": seed},
             env=self.environment(),
@@ -135,8 +139,8 @@ CLAIMS = (
     Arm("code", "claims", "the reward of the released code", reward="video_mtr_code", stages=()),
 )
 SCALES = (
-    Arm("turns_2", "turns", "K_max = 2: 16 + 16 frames", turns=2),
-    Arm("turns_5", "turns", "K_max = 5: 16 + 4 x 4 frames", turns=5),
+    Arm("turns_2", "turns", "K_max = 2: 8 + 24 frames", turns=2),
+    Arm("turns_5", "turns", "K_max = 5: 8 + 4 x 6 frames", turns=5),
     *_pair("budget_8", "budget", "8 frames", budget=8),
     *_pair("budget_16", "budget", "16 frames", budget=16),
     *_pair("short", "length", "videos of 10 minutes", minutes=10),
@@ -173,12 +177,17 @@ SENSITIVITY = (
         for slope in (0.0, 2.0)
     ),
     *(
-        Arm(f"gamma_turn_{gamma:g}", "gamma_turn", f"gamma_turn {gamma:g}", ppo={"gamma_turn": gamma})
+        Arm(
+            f"gamma_turn_{gamma:g}",
+            "gamma_turn",
+            f"gamma_turn {gamma:g}",
+            ppo={"gamma_turn": gamma},
+        )
         for gamma in (0.8, 1.0)
     ),
     Arm("soft_gate", "gate", "soft gate", reward={"preset": "video_mtr", "gate": "soft"}),
     Arm("window_0", "window", "no earlier turn in context", ppo={"history": 0}),
-    Arm("patience_3", "patience", "the bonus ends after 3 batches", patience=3),
+    Arm("patience_12", "patience", "the bonus ends after 12 batches above 0.5", patience=12),
 )
 GROUPS = ("bonus", "penalty", "gamma_turn", "gate", "window", "patience")  # of the sensitivity
 ARMS: Mapping[str, Arm] = {arm.name: arm for arm in (*CLAIMS, *SCALES, *SENSITIVITY)}

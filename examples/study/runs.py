@@ -169,9 +169,12 @@ def run_all(
         bar_format="{desc} |{bar:20}| {n:.1f}/{total:.1f} runs' worth, {remaining} left{postfix}",
     )
     waiting = list(todo)
-    with bar, ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=_quiet, initargs=(out,)
-    ) as pool:
+    with (
+        bar,
+        ProcessPoolExecutor(
+            jobs, mp_context=get_context("spawn"), initializer=_quiet, initargs=(out,)
+        ) as pool,
+    ):
         busy: dict[Any, Run] = {}
         try:
             while waiting or busy:

@@ -82,6 +82,4 @@ def _plain(value: Any) -> Any:
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:
-    return {
-        name: float(text) if text else math.nan for name, text in row.items() if name != "arm"
-    }
+    return {name: float(text) if text else math.nan for name, text in row.items() if name != "arm"}

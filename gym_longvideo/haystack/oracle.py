@@ -112,7 +112,12 @@ def minimal_frames(task: Task) -> int:
 
 
 def oracle_intervals(
-    task: Task, pool_times: Times, seen_times: Iterable[float] = (), *, frames: int = 8
+    task: Task,
+    pool_times: Times,
+    seen_times: Iterable[float] = (),
+    *,
+    frames: int = 8,
+    between: bool = False,
 ) -> list[tuple[int, int]]:
     """Return the retrievals that a clairvoyant would make, next one first.
 
@@ -124,17 +129,20 @@ def oracle_intervals(
         pool_times: (M,) playback seconds of the pool, ascending.
         seen_times: Playback seconds of the frames seen so far.
         frames: Most frames of a retrieval.
+        between: Whether a retrieval also shows what lies between pool frames
+            (``retrieval="timeline"``).
 
     Returns:
         Inclusive pairs of pool indices. Spans that hold no pool frame are left out (a needle
         shorter than the pool's spacing), so the list may be empty although the answer is not
-        proved.
+        proved; with ``between`` the cell around their middle comes after all others.
     """
     pool = [float(time_s) for time_s in pool_times]
     seen = sorted(float(time_s) for time_s in seen_times)
     if _proves(task, seen):
         return []
     intervals: list[tuple[int, int]] = []
+    hidden: list[tuple[int, int]] = []
     for group in evidence(task):
         if any(_within(seen, span) for span in group):
             continue
@@ -143,6 +151,10 @@ def oracle_intervals(
             if first <= last:
                 break
         else:
+            if between:
+                middle = sum(group[0]) / 2
+                cell = min(range(len(pool)), key=lambda cell: abs(pool[cell] - middle))
+                hidden.append((cell, cell))
             continue
         last = min(last, first + frames - 1)
         if intervals:
@@ -151,7 +163,7 @@ def oracle_intervals(
                 intervals[-1] = (low, high)
                 continue
         intervals.append((first, last))
-    return intervals
+    return intervals + hidden
 
 
 def _within(seen: list[float], span: Span) -> list[float]:
