@@ -215,8 +215,8 @@ def expect(
     """
     if "rule" not in task.meta or task.answer_index is None or task.duration_s is None:
         raise ValueError(
-            f"task {task.task_id!r} has no oracle; probe on a haystack suite, whose tasks say which "
-            "frames prove the answer"
+            f"task {task.task_id!r} has no oracle; probe on a haystack suite, whose tasks say "
+            "which frames prove the answer"
         )
     right = task.answer_index
     wrong = (right + 1) % len(task.options)

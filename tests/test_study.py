@@ -80,7 +80,7 @@ def test_an_unknown_arm_is_refused_by_name():
 def test_geometry_bounds_what_an_arm_can_reach():
     short, full = bounds(ARMS["short"], tasks=64), bounds(ARMS["full"], tasks=64)
     assert short["one look"] == 1.0  # a frame every 18.75 s
-    # Half of the cards of 18.75 s lie under one of 32 frames, 37.5 s apart; else a guess among four.
+    # Half of the cards, 18.75 s long, lie under one of 32 frames 37.5 s apart; else a guess.
     spread = 3 * math.sqrt(0.25 / 64) * 0.75
     assert full["one look"] == pytest.approx(0.5 + 0.5 / 4, abs=spread)
     assert full["one look"] < full["searcher"] < full["clairvoyant"] == 1.0
@@ -194,8 +194,7 @@ def test_a_run_leaves_numbers_and_no_checkpoint(small):
 
 def test_what_an_examination_says_agrees_with_itself(small):
     row = tables.read_runs(small)["full", 0]
-    # The base answers at once: nothing needless, and the answer is right at least where it is proved
-    # and can be read.
+    # The base answers at once, so nothing is needless.
     assert row["turns"] == 1.0
     assert row["needless"] == 0.0
     assert row["return"] == pytest.approx(

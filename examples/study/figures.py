@@ -121,20 +121,18 @@ def plot_scales(runs: Runs) -> Figure | None:
     if not any(name == "short" for name, _ in runs):
         return None
     figure, axes = _panels(3, width=9.0, height=2.9, sharey=True)
-    lengths = {
-        "": ("short", "medium", "full"),
-        "s": ("short_single", "medium_single", "single_turn"),
-    }
-    budgets = {"": ("budget_8", "budget_16", "full"),
-               "s": ("budget_8_single", "budget_16_single", "single_turn")}  # fmt: skip
-    for panel, series, of in ((axes[0], lengths, "minutes"), (axes[1], budgets, "budget")):
-        for kind, colour, label in (
-            ("", COLOURS["full"], "multi-turn"),
-            ("s", COLOURS["single_turn"], "single-turn"),
+    for panel, small, of in (
+        (axes[0], ("short", "medium"), "minutes"),
+        (axes[1], ("budget_8", "budget_16"), "budget"),
+    ):
+        single = [f"{arm}_single" for arm in small]
+        for arms, label in (
+            ([*small, "full"], "multi-turn"),
+            ([*single, "single_turn"], "single-turn"),
         ):
-            there = [arm for arm in series[kind] if any(name == arm for name, _ in runs)]
-            _series(panel, [(getattr(ARMS[arm], of), summary(runs, arm, "accuracy")) for arm in there],
-                    colour, label)  # fmt: skip
+            there = [arm for arm in arms if any(name == arm for name, _ in runs)]
+            points = [(getattr(ARMS[arm], of), summary(runs, arm, "accuracy")) for arm in there]
+            _series(panel, points, COLOURS[arms[-1]], label)
     axes[0].set_xlabel(f"minutes of video ({BUDGET} frames)")
     axes[1].set_xlabel(f"frame budget ({MINUTES} minutes)")
     axes[0].legend(loc="best")
@@ -165,7 +163,8 @@ def plot_sensitivity(runs: Runs) -> Figure | None:
     for i, row in enumerate(grid):
         for j, mean in enumerate(row):
             if mean.seeds:
-                text = f"{mean.value:.2f}\n({min(mean.seeds.values()):.2f}-{max(mean.seeds.values()):.2f})"
+                least, most = min(mean.seeds.values()), max(mean.seeds.values())
+                text = f"{mean.value:.2f}\n({least:.2f}-{most:.2f})"
                 dark = mean.value > 0.65
                 left.text(
                     j, i, text, ha="center", va="center", color="w" if dark else "k", fontsize=8

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 from examples.study.plan import ARMS, MINUTES, SUITE_OPTIONS, Arm
 from gym_longvideo.episode import Budget, Retrieval, Retrieve
@@ -50,7 +51,7 @@ def follow_the_scene(now: Situation, suite: HaystackSuite) -> Move:
         high = min((cell for cell in seen if cell > here[-1]), default=now.last + 1) - 1
     else:
         edges = [-1, *seen, now.last + 1]
-        before, after = max(zip(edges, edges[1:], strict=False), key=lambda pair: pair[1] - pair[0])
+        before, after = max(pairwise(edges), key=lambda pair: pair[1] - pair[0])
         low, high = before + 1, after - 1
     low += len(episode.turns) > 0
     return Retrieve(low, high) if low <= high else now.answer

@@ -25,7 +25,7 @@ RIVALS = {  # whom an arm is compared with; all others with "full"
 
 
 def write_report(directory: Path) -> str:
-    """Draw the figures, write ``tables.md`` and fill the page beside the directory, if there is one.
+    """Draw the figures, write ``tables.md``, fill the page beside the directory if there is one.
 
     Args:
         directory: Where ``runs.csv`` and ``curves.csv`` are.
@@ -165,13 +165,13 @@ def verdicts(runs: Runs) -> str:
 
 
 def fill(page: str, tables: Mapping[str, str]) -> str:
-    """Return a page with its tables written anew.
+    r"""Return a page with its tables written anew.
 
     Raises:
         ValueError: If the page asks for a table that does not exist.
 
-    >>> fill("<!-- table: a -->\\nold\\n<!-- end -->", {"a": "new"})
-    '<!-- table: a -->\\nnew\\n<!-- end -->'
+    >>> fill("<!-- table: a -->\nold\n<!-- end -->", {"a": "new"})
+    '<!-- table: a -->\nnew\n<!-- end -->'
     """
 
     def written(match: re.Match[str]) -> str:
