@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from examples.study.page import write_report
-from examples.study.plan import ARMS, BATCH, UPDATES, Run, plan
-from examples.study.runs import load, path_of, run_all, seconds_of
+from examples.study.plan import ARMS, BATCH, Run, plan
+from examples.study.runs import load, path_of, run_all, seconds_of, stages_of
 from examples.study.tables import write_csvs
 
 
@@ -33,7 +33,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--arms", default="", help=f"only these, of {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=0, help="seeds of each arm")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
-    parser.add_argument("--updates", type=int, default=UPDATES, help="of the policy, in each run")
+    parser.add_argument("--updates", type=int, default=0, help="of each run; 0 as planned")
     parser.add_argument("--batch", type=int, default=BATCH, help="episodes of an update")
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
     parser.add_argument(
@@ -64,23 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         names = [name for name in args.arms.split(",") if name]
         runs = plan(quick=args.quick, arms=names, seeds=args.seeds)
-        for name in ("jobs", "updates", "batch"):
-            if getattr(args, name) < 1:
-                raise ValueError(f"--{name} {getattr(args, name)} must be 1 or more")
+        for name, least in (("jobs", 1), ("updates", 0), ("batch", 1)):
+            if getattr(args, name) < least:
+                raise ValueError(f"--{name} {getattr(args, name)} must be {least} or more")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    # One size of run in a directory: nothing is compared with what learned from more.
-    size = {"updates": args.updates, "batch": args.batch}
     done = {run: load(path_of(run, args.out)) for run in runs}
     for run, result in done.items():
-        if result and (result["updates"], result["episodes"]) != (
-            args.updates,
-            args.updates * args.batch,
-        ):
+        # One size of run in a directory: nothing is compared with what learned from more.
+        size = [[stage, stage * args.batch] for stage in stages_of(run, args.updates)]
+        if result and [[exam["updates"], exam["episodes"]] for exam in result["exams"]] != size:
             print(
-                f"error: {path_of(run, args.out)} is a run of {result['updates']} updates and "
-                f"{result['episodes']} episodes; pass another --out for {size}",
+                f"error: {path_of(run, args.out)} is of another size; [updates, episodes] would "
+                f"be {size} now. Pass another --out",
                 file=sys.stderr,
             )
             return 2
@@ -88,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     print(estimate(todo, args.out, args.jobs), flush=True)
     try:
-        for _ in run_all(runs, args.out, jobs=args.jobs, **size):
+        for _ in run_all(runs, args.out, jobs=args.jobs, updates=args.updates, batch=args.batch):
             write_csvs(args.out)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)

@@ -26,6 +26,7 @@ from agents.curriculum import PATIENCE, STAGES
 from agents.ppo_config import make_config
 
 UPDATES = 20
+EARLY = 12  # after so many, every arm is examined; only the claims go on
 BATCH = 64
 HELD_OUT = 256  # questions a seed
 SEEDS = 5
@@ -55,6 +56,7 @@ class Arm:
         reward: Preset or fields of the environment's reward.
         stages: Stages of the bonus; none for no bonus.
         patience: Batches in a row that end the bonus.
+        start: Weights to start from.
         ppo: What differs in the learner.
     """
 
@@ -67,12 +69,19 @@ class Arm:
     reward: str | Mapping[str, Any] = "video_mtr"
     stages: Sequence[Sequence[float]] = STAGES
     patience: int = PATIENCE
+    start: Path = BASE
     ppo: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def stages_of_training(self) -> tuple[int, ...]:
+        """Updates after which the policy is examined."""
+        return (EARLY, UPDATES) if self.group == "claims" else (EARLY,)
+
+    @property
     def cost(self) -> float:
-        """Roughly what an episode costs, next to one of "full"."""
-        return (1 + self.turns) / 4 * (0.4 + 0.6 * self.budget / BUDGET)
+        """Roughly what a run costs, next to one of "full"."""
+        episode = (0.6 + 0.4 * (self.turns - 1) / 2) * (0.4 + 0.6 * self.budget / BUDGET)
+        return episode * self.stages_of_training[-1] / UPDATES
 
     def environment(self) -> dict[str, Any]:
         """Return the keyword arguments of LongVideoQA-v0.
@@ -101,7 +110,7 @@ class Arm:
             batch: Episodes of an update.
         """
         return TrainConfig(
-            model=str(BASE),
+            model=str(self.start),
             ppo=make_config("tiny", **{"entropy_coef": ENTROPY, **self.ppo}),
             suite_options={**SUITE_OPTIONS, "duration_s": 60.0 * self.minutes, "seed": seed},
             env=self.environment(),
@@ -138,12 +147,17 @@ CLAIMS = (
     Arm("no_bonus", "claims", "no bootstrapping bonus", stages=()),
     Arm("code", "claims", "the reward of the released code", reward="video_mtr_code", stages=()),
 )
+# The same without having been taught to aim.
+STARTS = (
+    Arm("shipped", "start", "the method from the shipped weights", start=tiny.WEIGHTS),
+    Arm("shipped_no_bonus", "start", "from them, no bonus", stages=(), start=tiny.WEIGHTS),
+)
 SCALES = (
+    *_pair("short", "length", "videos of 10 minutes", minutes=10),
     Arm("turns_2", "turns", "K_max = 2: 8 + 24 frames", turns=2),
     Arm("turns_5", "turns", "K_max = 5: 8 + 4 x 6 frames", turns=5),
     *_pair("budget_8", "budget", "8 frames", budget=8),
     *_pair("budget_16", "budget", "16 frames", budget=16),
-    *_pair("short", "length", "videos of 10 minutes", minutes=10),
     *_pair("medium", "length", "videos of 15 minutes", minutes=15),
 )
 THRESHOLDS = (0.25, 0.5)
@@ -190,7 +204,7 @@ SENSITIVITY = (
     Arm("patience_12", "patience", "the bonus ends after 12 batches above 0.5", patience=12),
 )
 GROUPS = ("bonus", "penalty", "gamma_turn", "gate", "window", "patience")  # of the sensitivity
-ARMS: Mapping[str, Arm] = {arm.name: arm for arm in (*CLAIMS, *SCALES, *SENSITIVITY)}
+ARMS: Mapping[str, Arm] = {arm.name: arm for arm in (*CLAIMS, *STARTS, *SCALES, *SENSITIVITY)}
 
 
 @dataclass(frozen=True)
@@ -221,17 +235,18 @@ def plan(*, quick: bool = False, arms: Sequence[str] = (), seeds: int = 0) -> li
         raise ValueError(f"there are no arms {unknown}; use some of {list(ARMS)}")
     if seeds < 0:
         raise ValueError(f"seeds={seeds} must be 1 or more, or 0 for as many as the plan says")
-    # Claims first; then three seeds of everything, so that nothing is left out for long.
-    stages = [(CLAIMS, range(seeds or QUICK_SEEDS))] if quick else [
-        (CLAIMS, range(seeds or SEEDS)),
-        (SCALES, range(min(3, seeds or SEEDS))),
-        (SENSITIVITY, range(seeds or SENSITIVITY_SEEDS)),
-        (SCALES, range(3, seeds or SEEDS)),
-    ]  # fmt: skip
+    groups = [(CLAIMS, QUICK_SEEDS)]
+    if not quick:
+        groups = [
+            (CLAIMS, SEEDS),
+            (STARTS, SEEDS),
+            (SCALES, SEEDS),
+            (SENSITIVITY, SENSITIVITY_SEEDS),
+        ]
     return [
         Run(arm.name, seed)
-        for group, span in stages
-        for seed in span
+        for group, usual in groups
+        for seed in range(seeds or usual)
         for arm in group
         if not arms or arm.name in arms
     ]

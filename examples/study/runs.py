@@ -49,35 +49,50 @@ def load(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def train(run: Run, out: Path, updates: int = UPDATES, batch: int = BATCH) -> dict[str, Any] | None:
-    """Train one arm with one seed, examine it, and write the result.
+def stages_of(run: Run, updates: int) -> tuple[int, ...]:
+    """Return after how many updates a run is examined; ``updates`` other than 0 for just that."""
+    return (updates,) if updates else ARMS[run.arm].stages_of_training
+
+
+def train(run: Run, out: Path, updates: int = 0, batch: int = BATCH) -> dict[str, Any] | None:
+    """Train one arm with one seed, examine it on the way, and write the result.
+
+    Args:
+        run: Which arm and seed.
+        out: Directory of the study.
+        updates: Of the policy; 0 for as many as the plan says.
+        batch: Episodes of an update.
 
     Returns:
         The result, or None if a signal cut the run off.
     """
-    import torch
-
     from agents.trainer import Trainer
 
     directory = out / "runs" / run.name
     shutil.rmtree(directory, ignore_errors=True)
-    began = time.monotonic()
-    config = ARMS[run.arm].config(run.seed, directory, updates=updates, batch=batch)
-    torch.manual_seed(run.seed)
-    trainer = Trainer(config)
-    trainer.run()
-    if trainer.stopped_by:
-        return None
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    began, examined_s, exams = time.monotonic(), 0.0, []
+    for stage in stages_of(run, updates):
+        # A stage goes on from the checkpoint of the one before, which repeats and loses nothing.
+        config = ARMS[run.arm].config(run.seed, directory, updates=stage, batch=batch)
+        trainer = Trainer(replace(config, resume=str(directory) if exams else ""))
+        trainer.run()
+        if trainer.stopped_by:
+            return None
+        lines = [json.loads(line) for line in (directory / "metrics.jsonl").open()]
+        paused = time.monotonic()
+        cost = {
+            "updates": stage,
+            "episodes": stage * batch,
+            "tokens_read": _total(lines, "perf/prefill_tokens_per_second"),
+            "tokens_written": _total(lines, "perf/tokens_per_second"),
+            "train_s": round(paused - began - examined_s, 1),
+        }
+        exams.append({**cost, **examine(trainer)})
+        examined_s += time.monotonic() - paused
     result = {
         "arm": run.arm,
         "seed": run.seed,
-        "updates": updates,
-        "episodes": updates * batch,
-        "tokens_read": _total(lines, "perf/prefill_tokens_per_second"),
-        "tokens_written": _total(lines, "perf/tokens_per_second"),
-        "train_s": round(time.monotonic() - began, 1),
-        **examine(trainer, run),
+        "exams": exams,
         "curve": [{name: line.get(key) for name, key in CURVES.items()} for line in lines],
     }
     for checkpoint in directory.glob("checkpoint-*"):
@@ -89,7 +104,7 @@ def train(run: Run, out: Path, updates: int = UPDATES, batch: int = BATCH) -> di
     return result
 
 
-def examine(trainer: Any, run: Run) -> dict[str, float]:
+def examine(trainer: Any) -> dict[str, float]:
     """Play held-out questions greedily and return what they say.
 
     Beside what every evaluation says: ``paper_return``, the return under the paper's reward,
@@ -151,7 +166,7 @@ def run_all(
     out: Path,
     *,
     jobs: int,
-    updates: int = UPDATES,
+    updates: int = 0,
     batch: int = BATCH,
 ) -> Iterator[dict[str, Any]]:
     """Do the runs that are not done yet, several at a time, and yield each result.
@@ -188,7 +203,9 @@ def run_all(
                     if result is None:
                         raise KeyboardInterrupt
                     bar.update(ARMS[run.arm].cost)
-                    bar.set_postfix_str(f", {run.name} accuracy {result['accuracy']:.3f}")
+                    bar.set_postfix_str(
+                        f", {run.name} accuracy {result['exams'][-1]['accuracy']:.3f}"
+                    )
                     yield result
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -100,27 +100,41 @@ class Check:
     """One thing that a claim says.
 
     Attributes:
-        text: What is compared.
-        measured: The difference.
-        expected: "above" or "below" zero; "not above" holds unless it certainly is above.
+        text: What is measured.
+        measured: Its mean over seeds.
+        expected: "above" or "below" zero, or "not above" it, which holds unless the interval lies
+            above; or "most", a share of at least ``MOSTLY`` of the seeds.
     """
 
     text: str
     measured: Mean
-    expected: Literal["above", "below", "not above"]
+    expected: Literal["above", "below", "not above", "most"]
 
     @property
     def verdict(self) -> Verdict:
         """Whether the interval says so, says the opposite, or says neither."""
         mean = self.measured
-        if not mean.seeds or not math.isfinite(mean.low):
+        if len(mean.seeds) < 2:
             return "undecided"
-        if self.expected == "not above":
-            return "not reproduced" if mean.above else "reproduced"
-        holds, fails = (mean.above, mean.below)
-        if self.expected == "below":
-            holds, fails = fails, holds
+        match self.expected:
+            case "most":
+                holds = mean.value >= MOSTLY
+                fails = not holds
+            case "not above":
+                holds, fails = not mean.above, mean.above
+            case "above":
+                holds, fails = mean.above, mean.below
+            case "below":
+                holds, fails = mean.below, mean.above
         return "reproduced" if holds else "not reproduced" if fails else "undecided"
+
+    @property
+    def shown(self) -> str:
+        """What was measured, as text."""
+        if self.expected == "most":
+            seeds = self.measured.seeds
+            return f"{sum(seeds.values()):.0f} of {len(seeds)} seeds"
+        return str(self.measured)
 
 
 @dataclass(frozen=True)
@@ -153,10 +167,6 @@ def claims(runs: Runs) -> list[Claim]:
         seed: float(turns <= SINGLE_TURN)
         for seed, turns in values_of(runs, "no_bonus", "turns").items()
     }
-    share = statistics.fmean(stayed.values()) if stayed else math.nan
-    # No interval: the bar is a count of seeds.
-    margin = Mean(share - MOSTLY, share - MOSTLY, share - MOSTLY, stayed)
-    at_least = Mean(margin.value + 1e-9, margin.low + 1e-9, margin.high + 1e-9, stayed)
     return [
         Claim(
             1,
@@ -169,10 +179,10 @@ def claims(runs: Runs) -> list[Claim]:
                     "above",
                 ),
                 Check(
-                    "the same difference, long - short videos",
+                    "the same, minus that on short videos",
                     interaction(
                         runs,
-                        ("long", "long_single"),
+                        ("full", "single_turn"),
                         ("short", "short_single"),
                         "accuracy",
                     ),
@@ -219,11 +229,7 @@ def claims(runs: Runs) -> list[Claim]:
                     difference(runs, "no_bonus", "full", "turns"),
                     "below",
                 ),
-                Check(
-                    f"share of seeds with at most {SINGLE_TURN} turns, minus {MOSTLY:g}",
-                    at_least,
-                    "above",
-                ),
+                Check(f"no_bonus with at most {SINGLE_TURN} turns", mean_of(stayed), "most"),
             ],
         ),
     ]

@@ -25,7 +25,12 @@ def write_csvs(out: Path) -> None:
     order = {name: place for place, name in enumerate(ARMS)}
     results = [result for result in found if result is not None and result["arm"] in order]
     results.sort(key=lambda result: (order[result["arm"]], result["seed"]))
-    _write(out / "runs.csv", RUN_COLUMNS, results)
+    exams = [
+        {"arm": result["arm"], "seed": result["seed"], **exam}
+        for result in results
+        for exam in result["exams"]
+    ]
+    _write(out / "runs.csv", RUN_COLUMNS, exams)
     lines = [
         {"arm": result["arm"], "seed": result["seed"], "update": update, **line}
         for result in results
@@ -34,14 +39,21 @@ def write_csvs(out: Path) -> None:
     _write(out / "curves.csv", CURVE_COLUMNS, lines)
 
 
-def read_runs(directory: Path) -> dict[tuple[str, int], dict[str, float]]:
-    """Return the rows of ``runs.csv`` by arm and seed.
+def read_runs(directory: Path, updates: int = 0) -> dict[tuple[str, int], dict[str, float]]:
+    """Return rows of ``runs.csv`` by arm and seed.
+
+    Args:
+        directory: Where the file is.
+        updates: Rows of policies with so many updates; 0 for the last row of each run.
 
     Raises:
         ValueError: If there is no such file, or its columns are others.
     """
-    rows = _read(directory / "runs.csv", RUN_COLUMNS)
-    return {(row["arm"], int(row["seed"])): _numbers(row) for row in rows}
+    rows = [(row["arm"], _numbers(row)) for row in _read(directory / "runs.csv", RUN_COLUMNS)]
+    rows.sort(key=lambda row: row[1]["updates"])
+    return {
+        (arm, int(row["seed"])): row for arm, row in rows if updates in (0, int(row["updates"]))
+    }
 
 
 def read_curves(directory: Path) -> dict[tuple[str, int], list[dict[str, float]]]:
