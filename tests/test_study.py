@@ -122,7 +122,7 @@ def test_the_interval_is_that_of_a_paired_t_test():
 
 def test_one_seed_decides_nothing():
     found = made_up({"full": [0.9], "single_turn": [0.1]})
-    assert stats.claims(found)[0].verdict == "undecided"
+    assert stats.claims(found, found)[0].verdict == "undecided"
 
 
 CHECKS = [
@@ -162,7 +162,7 @@ def test_a_claim_is_no_better_than_its_worst_check():
 )
 def test_the_fourth_claim_counts_seeds(turns, verdict):
     found = made_up({"full": [2.0, 2.1, 2.0, 2.2, 2.1], "no_bonus": turns}, "turns")
-    share = stats.claims(found)[3].checks[1]
+    share = stats.claims(found, found)[3].checks[1]
     assert share.verdict == verdict
 
 
@@ -183,12 +183,30 @@ def small(tmp_path_factory) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_run_that_is_examined_on_the_way_is_the_run_that_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "HELD_OUT", 4)
+    monkeypatch.setattr(runs, "stages_of", lambda run, updates: (updates,) if updates else (1, 2))
+    found = []
+    for name, updates in (("whole", 2), ("parts", 0)):
+        (tmp_path / name / "runs").mkdir(parents=True)
+        found.append(runs.train(Run("full", 0), tmp_path / name, updates, 8))
+    whole, parts = found
+    assert whole is not None and parts is not None
+    assert whole["curve"] == parts["curve"]
+    assert len(parts["exams"]) == 2
+    last, same = parts["exams"][-1], whole["exams"][-1]
+    for key in ("updates", "tokens_written", "accuracy", "return", "turns", "proved"):
+        assert last[key] == same[key], key
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_run_leaves_numbers_and_no_checkpoint(small):
     result = runs.load(runs.path_of(Run("full", 0), small))
     assert result is not None
-    assert (result["episodes"], result["held_out"], len(result["curve"])) == (4, HELD_OUT, 1)
-    assert 0 <= result["accuracy"] <= 1
-    assert result["tokens_written"] >= 4
+    (exam,) = result["exams"]
+    assert (exam["episodes"], exam["held_out"], len(result["curve"])) == (4, HELD_OUT, 1)
+    assert 0 <= exam["accuracy"] <= 1
+    assert exam["tokens_written"] >= 4
     assert not list(small.glob("runs/*/checkpoint-*"))
 
 
@@ -207,7 +225,7 @@ def test_csvs_are_read_as_they_were_written(small):
     row = tables.read_runs(small)["full", 0]
     result = runs.load(runs.path_of(Run("full", 0), small))
     assert result is not None
-    assert row["accuracy"] == pytest.approx(result["accuracy"], rel=1e-4)
+    assert row["accuracy"] == pytest.approx(result["exams"][0]["accuracy"], rel=1e-4)
     assert tables.read_curves(small)["single_turn", 0][0]["turns"] == 1.0
 
 
@@ -223,7 +241,8 @@ def test_a_report_is_the_same_again_from_the_csvs(small, tmp_path):
 
 def test_runs_of_another_size_are_not_mixed(small, capsys):
     assert main(["--out", str(small), "--arms", "full", "--seeds", "1", "--updates", "2"]) == 2
-    assert "is a run of 1 updates and 4 episodes; pass another --out" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "full-0.json is of another size; [updates, episodes] would be [[2, 128]] now" in said
 
 
 def test_finished_runs_are_not_done_again(small, capsys):
@@ -275,7 +294,7 @@ def test_the_command_runs_goes_on_and_reports(tmp_path, capsys):
 
 def test_the_tables_of_the_page_follow_from_the_committed_csvs():
     text = (DOCS / "study.md").read_text()
-    found = page.all_tables(tables.read_runs(DOCS / "study"))
+    found = page.all_tables(tables.read_runs(DOCS / "study"), page.read_early(DOCS / "study"))
     assert page.fill(text, found) == text
     for name in ("verdicts", "arms", "differences", "seeds", "cost"):
         assert f"<!-- table: {name} -->" in text
@@ -294,11 +313,15 @@ def test_the_figures_follow_from_the_committed_csvs(tmp_path):
         assert path.read_bytes() == (DOCS / "study" / path.name).read_bytes(), path.name
 
 
-def test_the_committed_csvs_hold_every_seed_of_what_they_hold():
+def test_the_committed_csvs_hold_every_seed_of_the_claims():
     rows, curves = tables.read_runs(DOCS / "study"), tables.read_curves(DOCS / "study")
     assert rows.keys() == curves.keys()
-    sizes = {(row["updates"], row["episodes"], row["held_out"]) for row in rows.values()}
-    assert sizes == {(plan.UPDATES, plan.UPDATES * plan.BATCH, plan.HELD_OUT)}
-    assert all(len(curves[key]) == plan.UPDATES for key in curves)
+    for (name, seed), row in rows.items():
+        updates = ARMS[name].stages_of_training[-1]
+        assert (row["updates"], row["episodes"]) == (updates, updates * plan.BATCH), (name, seed)
+        assert row["held_out"] == plan.HELD_OUT
+        assert len(curves[name, seed]) == updates
+    early = page.read_early(DOCS / "study")
     for arm in plan.CLAIMS:
-        assert {seed for name, seed in rows if name == arm.name} >= set(range(plan.SEEDS))
+        for found in (rows, early):
+            assert {seed for name, seed in found if name == arm.name} >= set(range(plan.SEEDS))

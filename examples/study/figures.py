@@ -23,6 +23,7 @@ COLOURS = {
     "full": "#0072b2", "single_turn": "#5a6270", "no_turn_reward": "#00805e", "no_gate": "#c1510a",
     "no_bonus": "#a8487f", "code": "#8a6d00",
 }  # fmt: skip
+OF = {"shipped": "full", "shipped_no_bonus": "no_bonus"}  # whose colours they have
 SMOOTH = 3  # updates that a point of a curve averages over
 _RC: dict[Any, Any] = {
     "svg.hashsalt": "gym-longvideo",
@@ -40,8 +41,15 @@ _RC: dict[Any, Any] = {
 }
 
 
-def draw(runs: Runs, curves: Curves, directory: Path) -> list[Path]:
-    """Draw every figure for which there are runs; return the files."""
+def draw(runs: Runs, early: Runs, curves: Curves, directory: Path) -> list[Path]:
+    """Draw every figure for which there are runs; return the files.
+
+    Args:
+        runs: At the end of training.
+        early: After the updates that every arm has had.
+        curves: Of every run.
+        directory: Where to.
+    """
     import matplotlib
 
     made = []
@@ -50,8 +58,9 @@ def draw(runs: Runs, curves: Curves, directory: Path) -> list[Path]:
             ("claims", plot_claims(runs)),
             ("gate", plot_curves(curves, ("full", "no_gate"), ("return", "accuracy", "turns"))),
             ("bonus", plot_curves(curves, ("full", "no_bonus"), ("turns", "return"))),
-            ("scales", plot_scales(runs)),
-            ("sensitivity", plot_sensitivity(runs)),
+            ("scales", plot_scales(early)),
+            ("starts", plot_curves(curves, ("shipped", "shipped_no_bonus"), ("turns", "accuracy"))),
+            ("sensitivity", plot_sensitivity(early)),
         ):
             if figure is not None:
                 made.append(_save(figure, directory / f"{name}.svg"))
@@ -92,12 +101,14 @@ def plot_curves(curves: Curves, arms: Sequence[str], metrics: Sequence[str]) -> 
             length = min(map(len, lines.values()))
             steps = list(range(length))
             for line in lines.values():
-                panel.plot(steps, line[:length], color=COLOURS[arm], lw=0.6, alpha=0.35)
+                panel.plot(
+                    steps, line[:length], color=COLOURS[OF.get(arm, arm)], lw=0.6, alpha=0.35
+                )
             means = [mean_of({s: line[i] for s, line in lines.items()}) for i in steps]
             panel.plot(
                 steps,
                 [mean.value for mean in means],
-                color=COLOURS[arm],
+                color=COLOURS[OF.get(arm, arm)],
                 lw=1.8,
                 label=arm.replace("_", " "),
             )
@@ -106,7 +117,7 @@ def plot_curves(curves: Curves, arms: Sequence[str], metrics: Sequence[str]) -> 
                     steps,
                     [mean.low for mean in means],
                     [mean.high for mean in means],
-                    color=COLOURS[arm],
+                    color=COLOURS[OF.get(arm, arm)],
                     alpha=0.15,
                     lw=0,
                 )

@@ -16,6 +16,7 @@ from examples.study.stats import Claim, Mean, Runs, claims, difference, summary,
 from examples.study.tables import read_curves, read_runs
 
 RIVALS = {  # whom an arm is compared with; all others with "full"
+    "shipped_no_bonus": "shipped",
     "full": "single_turn",
     "short": "short_single",
     "medium": "medium_single",
@@ -36,26 +37,43 @@ def write_report(directory: Path) -> str:
     Raises:
         ValueError: If the CSVs are missing or have other columns.
     """
-    runs, curves = read_runs(directory), read_curves(directory)
-    made = draw(runs, curves, directory)
-    tables = all_tables(runs)
+    runs, early = read_runs(directory), read_early(directory)
+    made = draw(runs, early, read_curves(directory), directory)
+    tables = all_tables(runs, early)
     path = directory / "tables.md"
     path.write_text("\n\n".join(f"## {name}\n\n{text}" for name, text in tables.items()) + "\n")
     page = directory.with_suffix(".md")
     if page.is_file():
         page.write_text(fill(page.read_text(), tables))
         made.append(page)
-    return "\n".join(["", verdicts(runs), "", *(f"wrote {each}" for each in [path, *made])])
+    return "\n".join(
+        ["", verdicts(claims(runs, early)), "", *(f"wrote {each}" for each in [path, *made])]
+    )
 
 
-def all_tables(runs: Runs) -> dict[str, str]:
+def read_early(directory: Path) -> Runs:
+    """Return the rows of ``runs.csv`` after as many updates as every run has had.
+
+    Raises:
+        ValueError: If there is no such file.
+    """
+    least = min((row["updates"] for row in read_runs(directory).values()), default=0.0)
+    return read_runs(directory, int(least))
+
+
+def all_tables(runs: Runs, early: Runs) -> dict[str, str]:
     """Return every table by name."""
-    groups = ("claims", "turns", "budget", "length")
+    scales = ("start", "turns", "budget", "length")
+    of_claims = [arm for arm in ARMS.values() if arm.group == "claims"]
+    others = [arm for arm in ARMS.values() if arm.group in scales]
+    others = [ARMS["full"], ARMS["single_turn"], *others]
     return {
-        "verdicts": verdict_table(claims(runs)),
-        "arms": arm_table(runs, [arm for arm in ARMS.values() if arm.group in groups]),
-        "differences": difference_table(runs, groups),
-        "sensitivity": difference_table(runs, GROUPS),
+        "verdicts": verdict_table(claims(runs, early)),
+        "arms": arm_table(runs, of_claims),
+        "differences": difference_table(runs, ("claims",)),
+        "scales": arm_table(early, others),
+        "scale_differences": difference_table(early, scales),
+        "sensitivity": difference_table(early, GROUPS),
         "seeds": seed_table(runs),
         "cost": cost_table(runs),
     }
@@ -150,10 +168,10 @@ def cost_table(runs: Runs) -> str:
     return _table(("", ""), rows)
 
 
-def verdicts(runs: Runs) -> str:
+def verdicts(found: Sequence[Claim]) -> str:
     """Say in a line a claim what was found."""
     lines = []
-    for claim in claims(runs):
+    for claim in found:
         lines.append(f"claim {claim.number}: {claim.verdict} ({claim.text})")
         lines += [f"    {check.text}: {check.shown}" for check in claim.checks]
     return "\n".join(lines)

@@ -161,8 +161,13 @@ class Claim:
         return "reproduced"
 
 
-def claims(runs: Runs) -> list[Claim]:
-    """Return the four claims with what was measured."""
+def claims(runs: Runs, early: Runs) -> list[Claim]:
+    """Return the four claims with what was measured.
+
+    Args:
+        runs: At the end of training.
+        early: After the updates that every arm has had.
+    """
     stayed = {
         seed: float(turns <= SINGLE_TURN)
         for seed, turns in values_of(runs, "no_bonus", "turns").items()
@@ -179,9 +184,9 @@ def claims(runs: Runs) -> list[Claim]:
                     "above",
                 ),
                 Check(
-                    "the same, minus that on short videos",
+                    "the same, minus that on short videos (early)",
                     interaction(
-                        runs,
+                        early,
                         ("full", "single_turn"),
                         ("short", "short_single"),
                         "accuracy",
