@@ -23,7 +23,7 @@ COLOURS = 6  # variables --s0 to --s5; then they start over with another marker
 MARKERS = "osD^vPX"
 WIDTH_IN = 5.6
 _INK, _GRID = "#010101", "#020202"
-_RC: dict[Any, Any] = {
+RC: dict[Any, Any] = {
     "svg.hashsalt": "gym-longvideo",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -228,7 +228,7 @@ def plot_cost(
 def _style() -> Any:
     import matplotlib
 
-    return matplotlib.rc_context(_RC)
+    return matplotlib.rc_context(RC)
 
 
 def _figure(height_in: float) -> tuple[Figure, Axes]:

@@ -11,7 +11,7 @@ has a reason to become that exploiter. Exits with 1 if any does, with 0 if none 
 Returns and accuracies are exact: policies are deterministic but for even guesses, whose outcomes
 are weighed, and the mean is over all tasks of the suite. No frame is drawn.
 
-What it cannot say: that a reward without an exploiter here has none at all.
+A reward that passes may still have exploits that are not tried here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 from tqdm import tqdm
@@ -109,17 +109,15 @@ class ProbeReport:
             "beats (by)"
         ]
         for name, row in self.policies.items():
-            beaten = ", ".join(
+            beaten = [
                 f"{exploit.honest} ({exploit.gain:+.3f})"
                 for exploit in self.exploits
                 if exploit.exploiter == name
-            )
+            ]
+            honest = POLICIES[name].intent == "honest"
             lines.append(
                 f"{name:16s} {row.episode_return:7.3f} {row.accuracy:9.3f} {row.turns:6.2f} "
-                f"{row.frames:7.1f}  {beaten or '-'}"
-                if POLICIES[name].intent == "exploit"
-                else f"{name:16s} {row.episode_return:7.3f} {row.accuracy:9.3f} {row.turns:6.2f} "
-                f"{row.frames:7.1f}  (honest)"
+                f"{row.frames:7.1f}  {'(honest)' if honest else ', '.join(beaten) or '-'}"
             )
         return "\n".join(lines)
 
@@ -154,31 +152,24 @@ def probe_reward(
     >>> probe_reward("ungated", suite).exploits[0].exploiter
     'find_and_guess'
     """
-    rewards = make_reward(reward)
+    reward = make_reward(reward)
     suite = HaystackSuite("val") if suite is None else suite
-    if not len(suite):
+    tasks = [suite[index] for index in range(len(suite))]
+    if not tasks:
         raise ValueError(f"{suite!r} has no tasks; a probe needs one at least")
-    budget = budget or Budget.split(32)
+    options: dict[str, Any] = {
+        "max_turns": max_turns,
+        "budget": budget or Budget.split(32),
+        "pool_size": pool_size,
+        "retrieval": retrieval,
+    }
     policies = {}
-    for name, policy in tqdm(
-        POLICIES.items(), "probing", unit="policy", disable=not progress, leave=False
-    ):
-        means = [0.0] * 4
-        for index in range(len(suite)):
-            found = expect(
-                policy,
-                suite[index],
-                rewards,
-                max_turns=max_turns,
-                budget=budget,
-                pool_size=pool_size,
-                retrieval=retrieval,
-            )
-            means = [
-                mean + value for mean, value in zip(means, asdict(found).values(), strict=True)
-            ]
-        policies[name] = Expectation(*(mean / len(suite) for mean in means))
-    return ProbeReport(rewards, len(suite), policies, find_exploits(policies))
+    bar = tqdm(POLICIES.values(), "probing", unit="policy", disable=not progress, leave=False)
+    for policy in bar:
+        found = [astuple(expect(policy, task, reward, **options)) for task in tasks]
+        means = (math.fsum(column) / len(tasks) for column in zip(*found, strict=True))
+        policies[policy.name] = Expectation(*means)
+    return ProbeReport(reward, len(tasks), policies, find_exploits(policies))
 
 
 def find_exploits(policies: Mapping[str, Expectation]) -> tuple[Exploit, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -80,15 +79,34 @@ def test_expected_returns_are_those_worked_out_by_hand(reward, name, worked_out)
     assert worth(name, HIDDEN, reward).episode_return == pytest.approx(worked_out, abs=1e-12)
 
 
-def test_a_sandbagger_is_paid_for_a_bad_start_only_against_the_previous_view():
+def test_a_sandbagger_pays_for_its_bad_start_with_the_penalty_alone():
     # Overview of 16 frames, one relevant: IoU 1 / (16 + relevant - 1); then nothing; then all.
     relevant = len(Situation(_episode(SHOWN)).episode.relevant)
     start = 1 / (16 + relevant - 1)
     assert worth("sandbag", SHOWN).episode_return == pytest.approx(
         (0.1 - 0.5 * start) + 0.6 + 1.1, abs=1e-12
     )
-    previous = {"preset": "video_mtr", "baseline": "previous", "penalty": 0.0}
-    assert worth("sandbag", SHOWN, previous).episode_return == pytest.approx(0.1 + 0.6 + 1.1)
+    free = {"preset": "video_mtr", "penalty": 0.0}
+    assert worth("sandbag", SHOWN, free).episode_return == pytest.approx(0.1 + 0.6 + 1.1)
+
+
+def test_only_the_previous_view_pays_twice_for_the_same_evidence():
+    # Four turns: evidence, nothing, the same evidence, the answer.
+    budget = Budget(40, 16, 8)
+    worked_out = {"best": 0.6 + 0.1 + 0.1 + 1.1, "previous": 0.6 + 0.1 + 0.6 + 1.1}
+    for baseline, value in worked_out.items():
+        reward = {"preset": "video_mtr", "penalty": 0.0, "baseline": baseline}
+        found = worth("oscillate", HIDDEN, reward, max_turns=4, budget=budget)
+        assert found.episode_return == pytest.approx(value, abs=1e-12)
+
+
+def test_evidence_with_margins_still_shows_every_frame():
+    for family in ("needle", "timestamp", "absent", "chain", "state"):
+        for task in HaystackSuite("val", families=family, size=16):
+            now = Situation(_episode(task))
+            (low, high), (first, last) = now.around_evidence(), now.evidence
+            assert 0 <= low <= first <= last <= high <= now.last
+            assert high - low + 1 == max(8, last - first + 1) or low == 0 or high == now.last
 
 
 def test_showing_a_seen_frame_again_is_paid_as_an_improvement():
@@ -181,7 +199,11 @@ def test_policies_make_no_move_that_the_environment_would_not_understand():
 def test_any_number_of_turns_and_frames_will_do(turns, budget):
     suite = HaystackSuite("val", size=16)
     report = probe_reward("video_mtr", suite, max_turns=turns, budget=budget, pool_size=32)
-    assert all(math.isfinite(value) for row in report.policies.values() for value in _values(row))
+    for name, row in report.policies.items():
+        assert 0 <= row.accuracy <= report.policies["search"].accuracy <= 1, name
+        assert 1 <= row.turns <= turns
+        assert budget.overview <= row.frames <= budget.total
+    assert report.policies["guess_at_once"].accuracy == 0.25
 
 
 def test_a_suite_without_an_oracle_is_refused():
@@ -222,10 +244,6 @@ def _episode(task, reward="video_mtr") -> Episode:
     return Episode(task, times, task.duration_s, None, 3, B32, "pool", make_reward(reward))
 
 
-def _values(row: Expectation) -> list[float]:
-    return list(asdict(row).values())
-
-
 def test_the_tables_of_the_page_are_what_the_probe_says():
     page = (Path(__file__).parents[1] / "docs" / "probes.md").read_text()
     suite = HaystackSuite("val")
@@ -239,6 +257,10 @@ def test_the_tables_of_the_page_are_what_the_probe_says():
         assert f"| `{policy.name}` | {' | '.join(cells)} |" in page
     verdicts = " | ".join("passes" if report.passed else "caught" for report in reports.values())
     assert f"| verdict | {verdicts} |" in page
-    for fields, verdict in re.findall(r"^\| `(\{.*?\})` \| .*? \| (\w+) \|", page, re.MULTILINE):
-        passed = probe_reward(json.loads(fields), suite).passed
-        assert verdict == ("passes" if passed else "caught"), fields
+    rows = re.findall(r"^\| `(\{.*?\})` \| .*? \| (\w+) \| (.*?) \|$", page, re.MULTILINE)
+    assert len(rows) >= 3
+    for fields, verdict, left in rows:
+        report = probe_reward(json.loads(fields), suite)
+        assert verdict == ("passes" if report.passed else "caught"), fields
+        worst = [f"`{each.exploiter}` {each.gain:+.2f}" for each in report.exploits[:1]]
+        assert left == (worst or ["-"])[0], fields

@@ -1,6 +1,6 @@
 """The four claims of Video-MTR at laptop scale: one command, resumable.
 
-    python -m examples.study --quick        # the claims alone, two seeds
+    python -m examples.study --quick        # what the claims need, two seeds
     python -m examples.study                # everything, five seeds
     python -m examples.study --report docs/study   # figures and tables again, from the CSVs there
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from examples.study.page import write_report
 from examples.study.plan import ARMS, BATCH, Run, plan
-from examples.study.runs import load, path_of, run_all, seconds_of, stages_of
+from examples.study.runs import load, path_of, run_all, seconds_of, settings_of
 from examples.study.tables import write_csvs
 
 
@@ -29,7 +29,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="the claims alone, two seeds")
+    parser.add_argument("--quick", action="store_true", help="what the claims need, two seeds")
     parser.add_argument("--arms", default="", help=f"only these, of {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=0, help="seeds of each arm")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
@@ -42,20 +42,32 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def estimate(todo: Sequence[Run], out: Path, jobs: int) -> str:
+def estimate(todo: Sequence[Run], out: Path, jobs: int, batch: int) -> str:
     """Return how long the runs will take, from a small one made now."""
     if not todo:
         return "every run is finished"
     cost = sum(ARMS[run.arm].cost for run in todo)
-    minutes = seconds_of(Run("full", 0), out) * cost / jobs / 60
+    minutes = seconds_of(Run("full", 0), out, batch) * cost / jobs / 60
     return f"{len(todo)} runs, {jobs} at a time: about {minutes:.0f} minutes"
+
+
+def strangers(out: Path, updates: int, batch: int) -> list[Path]:
+    """Return finished runs in a directory that follow from other settings than now."""
+    found = []
+    for path in sorted((out / "runs").glob("*.json")):
+        result = load(path) or {}
+        run = Run(result.get("arm", ""), result.get("seed", -1))
+        known = run.arm in ARMS and run.seed >= 0
+        if not known or result.get("settings") != settings_of(run, updates, batch):
+            found.append(path)
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line.
 
     Returns:
-        0; 2 for arguments without a meaning; 130 after Ctrl-C.
+        0; 1 if a run failed; 2 for arguments without a meaning; 130 after Ctrl-C.
     """
     args = parse(arguments)
     try:
@@ -67,32 +79,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, least in (("jobs", 1), ("updates", 0), ("batch", 1)):
             if getattr(args, name) < least:
                 raise ValueError(f"--{name} {getattr(args, name)} must be {least} or more")
+        if others := strangers(args.out, args.updates, args.batch):
+            raise ValueError(
+                f"{others[0]} (one of {len(others)}) is a run with other settings, and nothing is "
+                "compared with what was trained otherwise; pass another --out, or delete it"
+            )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    done = {run: load(path_of(run, args.out)) for run in runs}
-    for run, result in done.items():
-        # One size of run in a directory: nothing is compared with what learned from more.
-        size = [[stage, stage * args.batch] for stage in stages_of(run, args.updates)]
-        if result and [[exam["updates"], exam["episodes"]] for exam in result["exams"]] != size:
-            print(
-                f"error: {path_of(run, args.out)} is of another size; [updates, episodes] would "
-                f"be {size} now. Pass another --out",
-                file=sys.stderr,
-            )
-            return 2
-    todo = [run for run in runs if done[run] is None]
-    args.out.mkdir(parents=True, exist_ok=True)
-    print(estimate(todo, args.out, args.jobs), flush=True)
+    failures = []
     try:
-        for _ in run_all(runs, args.out, jobs=args.jobs, updates=args.updates, batch=args.batch):
+        args.out.mkdir(parents=True, exist_ok=True)
+        todo = [run for run in runs if load(path_of(run, args.out)) is None]
+        if not args.updates:
+            print(estimate(todo, args.out, args.jobs, args.batch), flush=True)
+        for result in run_all(
+            runs, args.out, jobs=args.jobs, updates=args.updates, batch=args.batch
+        ):
+            if isinstance(result, BaseException):
+                failures.append(result)
+                print(f"a run failed: {type(result).__name__}: {result}", file=sys.stderr)
             write_csvs(args.out)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
     write_csvs(args.out)
     print(write_report(args.out))
-    return 0
+    return int(bool(failures))
 
 
 if __name__ == "__main__":

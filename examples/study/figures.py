@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from examples.study.plan import AMOUNTS, ARMS, BUDGET, GROUPS, MINUTES, THRESHOLDS
+from benchmarks.plots import RC
+from examples.study.plan import AMOUNTS, ARMS, BUDGET, EARLY, GROUPS, MINUTES, THRESHOLDS
 from examples.study.stats import Mean, Runs, mean_of, summary
 
 if TYPE_CHECKING:
@@ -26,18 +27,17 @@ COLOURS = {
 OF = {"shipped": "full", "shipped_no_bonus": "no_bonus"}  # whose colours they have
 SMOOTH = 3  # updates that a point of a curve averages over
 _RC: dict[Any, Any] = {
-    "svg.hashsalt": "gym-longvideo",
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial", "sans-serif"],
-    "font.size": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **RC,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#d5d8dd",
     "grid.linewidth": 0.6,
     "legend.frameon": False,
+    "text.color": "#1d2129",
+    "axes.labelcolor": "#1d2129",
+    "axes.edgecolor": "#5a6270",
+    "xtick.color": "#1d2129",
+    "ytick.color": "#1d2129",
 }
 
 
@@ -156,7 +156,7 @@ def plot_scales(runs: Runs) -> Figure | None:
         "",
     )
     axes[2].set_xlabel(f"turns at most ({BUDGET} frames)")
-    axes[0].set_ylabel("held-out accuracy")
+    axes[0].set_ylabel(f"held-out accuracy, {EARLY} updates")
     return figure
 
 
@@ -184,7 +184,7 @@ def plot_sensitivity(runs: Runs) -> Figure | None:
     left.set_yticks(range(len(THRESHOLDS)), [f"{rate:g}" for rate in THRESHOLDS])
     left.set_xlabel("bonus in stages I and II")
     left.set_ylabel("retrieval rate that ends it")
-    left.set_title("held-out accuracy (least and greatest seed)", loc="left", fontsize=9)
+    left.set_title("held-out accuracy (least, greatest seed)", loc="left", fontsize=9)
     left.grid(visible=False)
     rows = [arm for arm in ARMS.values() if arm.group in GROUPS[1:]]
     rows = [ARMS["full"], ARMS["no_gate"], *rows]
@@ -195,7 +195,7 @@ def plot_sensitivity(runs: Runs) -> Figure | None:
     right.set_yticks(range(len(rows)), [arm.name.replace("_", " ") for arm in rows])
     right.set_ylim(len(rows) - 0.5, -0.5)
     right.grid(axis="y", visible=False)
-    right.set_xlabel("held-out accuracy")
+    right.set_xlabel(f"held-out accuracy after {EARLY} updates")
     right.set_title("one setting changed, same seeds", loc="left", fontsize=9)
     return figure
 
@@ -254,7 +254,7 @@ def _series(panel: Axes, points: Sequence[tuple[float, Mean]], colour: str, labe
     panel.plot(xs, [mean.value for _, mean in points], color=colour, lw=1.4, label=label)
     for x, mean in points:
         _point(panel, x, mean, colour, across=False)
-    panel.set_xticks(sorted({*panel.get_xticks(), *xs}) if label and not xs else xs)
+    panel.set_xticks(xs)
 
 
 def _save(figure: Figure, path: Path) -> Path:

@@ -57,10 +57,10 @@ def follow_the_scene(now: Situation, suite: HaystackSuite) -> Move:
     return Retrieve(low, high) if low <= high else now.answer
 
 
-def bounds(arm: Arm, retrieval: Retrieval = "pool", tasks: int = 256) -> dict[str, float]:
+def bounds(arm: Arm, retrieval: Retrieval = "pool", tasks: int = 512) -> dict[str, float]:
     """Return the accuracy of one look, of the searcher and of the clairvoyant."""
     options = {**SUITE_OPTIONS, "duration_s": 60.0 * arm.minutes, "size": tasks}
-    suite = HaystackSuite("val", **options)
+    suite = HaystackSuite("test", **options)
     environment = arm.environment()
     reward = make_reward("accuracy")
     searcher = ProbePolicy("follow", "honest", "", partial(follow_the_scene, suite=suite))
@@ -93,17 +93,21 @@ def bounds(arm: Arm, retrieval: Retrieval = "pool", tasks: int = 256) -> dict[st
     return found
 
 
-def main() -> None:
-    """Print the bounds as a Markdown table."""
-    print("| setting | what it is | one look | searcher | clairvoyant |\n|---|---|---|---|---|")
+def geometry_table() -> str:
+    """Return the bounds as a Markdown table."""
+    lines = [
+        "| setting | what it is | one look | searcher | clairvoyant |",
+        "|---|---|---|---|---|",
+    ]
     rows = [(name, ARMS[name].change, ARMS[name], "pool") for name in SHOWN]
     for name, minutes, retrieval in BEYOND:
         arm = replace(ARMS[name], minutes=minutes)
         rows.append((f"{retrieval}, {minutes} minutes", "not trained", arm, retrieval))
     for name, change, arm, retrieval in rows:
         numbers = " | ".join(f"{value:.2f}" for value in bounds(arm, retrieval).values())
-        print(f"| {name} | {change} | {numbers} |", flush=True)
+        lines.append(f"| {name} | {change} | {numbers} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    print(geometry_table())

@@ -6,11 +6,13 @@ page is left as it is.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from examples.study.figures import draw
+from examples.study.geometry import geometry_table
 from examples.study.plan import ARMS, GROUPS, Arm
 from examples.study.stats import Claim, Mean, Runs, claims, difference, summary, values_of
 from examples.study.tables import read_curves, read_runs
@@ -37,6 +39,7 @@ def write_report(directory: Path) -> str:
     Raises:
         ValueError: If the CSVs are missing or have other columns.
     """
+    directory = directory.resolve()
     runs, early = read_runs(directory), read_early(directory)
     made = draw(runs, early, read_curves(directory), directory)
     tables = all_tables(runs, early)
@@ -75,7 +78,8 @@ def all_tables(runs: Runs, early: Runs) -> dict[str, str]:
         "scale_differences": difference_table(early, scales),
         "sensitivity": difference_table(early, GROUPS),
         "seeds": seed_table(runs),
-        "cost": cost_table(runs),
+        "cost": cost_table(runs, early),
+        "geometry": geometry_table(),
     }
 
 
@@ -93,20 +97,24 @@ def arm_table(runs: Runs, arms: Sequence[Arm]) -> str:
     """Return the means of every arm that was run."""
     rows = []
     for arm in arms:
-        if not values_of(runs, arm.name, "accuracy"):
-            continue
         accuracy = summary(runs, arm.name, "accuracy")
-        others = (
-            f"{summary(runs, arm.name, metric).value:.2f}"
-            for metric in ("return", "paper_return", "turns", "frames", "proved", "needless")
-        )
+        if not accuracy.seeds:
+            continue
+        means = {
+            metric: summary(runs, arm.name, metric).value
+            for metric in (
+                "return", "paper_return", "turns", "frames", "proved", "needless",
+                "tokens_read", "tokens_written",
+            )
+        }  # fmt: skip
+        tokens = (means.pop("tokens_read") + means.pop("tokens_written")) / 1000
+        others = " | ".join(f"{value:.2f}" for value in means.values())
         rows.append(
             f"| {arm.name} | {arm.change} | {len(accuracy.seeds)} | {_interval(accuracy)} | "
-            + " | ".join(others)
-            + " |"
+            f"{others} | {tokens:.0f} |"
         )
     head = ("arm", "what it is", "seeds", "accuracy (95 %)", "return", "paper's return", "turns",
-            "frames", "proved", "needless")  # fmt: skip
+            "frames", "proved", "needless", "k tokens")  # fmt: skip
     return _table(head, rows)
 
 
@@ -117,16 +125,14 @@ def difference_table(runs: Runs, groups: Sequence[str]) -> str:
         if arm.group not in groups or arm.name.endswith("_single") or arm.name == "single_turn":
             continue
         rival = RIVALS.get(arm.name, "full")
-        accuracy = difference(runs, arm.name, rival, "accuracy")
-        if not accuracy.seeds:
-            continue
-        turns = difference(runs, arm.name, rival, "turns")
-        paid = difference(runs, arm.name, rival, "return")
-        rows.append(
-            f"| {arm.name} - {rival} | {len(accuracy.seeds)} | {_signed(accuracy)} | "
-            f"{_signed(turns)} | {_signed(paid)} |"
-        )
-    return _table(("arms", "seeds", "accuracy", "turns", "return as paid"), rows)
+        found = [
+            difference(runs, arm.name, rival, metric)
+            for metric in ("accuracy", "turns", "return", "paper_return")
+        ]
+        if seeds := len(found[0].seeds):
+            rows.append(f"| {arm.name} - {rival} | {seeds} | {' | '.join(map(str, found))} |")
+    head = ("arms", "seeds", "accuracy", "turns", "return as paid", "paper's return")
+    return _table(head, rows)
 
 
 def seed_table(runs: Runs) -> str:
@@ -150,20 +156,22 @@ def seed_table(runs: Runs) -> str:
     return _table(head, rows)
 
 
-def cost_table(runs: Runs) -> str:
+def cost_table(runs: Runs, early: Runs) -> str:
     """Return what the runs cost, in numbers that depend on no machine, and in hours of one."""
 
     def total(metric: str) -> float:
-        return sum(row[metric] for row in runs.values())
+        return math.fsum(row[metric] for row in runs.values())
 
-    held_out = total("held_out")
+    # Whoever goes on is examined twice.
+    twice = [row for key, row in early.items() if runs[key]["updates"] > row["updates"]]
+    examined = total("held_out") + math.fsum(row["held_out"] for row in twice)
     rows = [
         f"| runs | {len(runs)} |",
         f"| episodes of training | {total('episodes'):,.0f} |",
-        f"| episodes of examination | {held_out:,.0f} |",
+        f"| episodes of examination | {examined:,.0f} |",
         f"| tokens read in training rollouts | {total('tokens_read'):,.0f} |",
         f"| tokens written there | {total('tokens_written'):,.0f} |",
-        f"| hours of one CPU core, training | {total('train_s') / 3600:.1f} |",
+        f"| hours of one CPU core, training alone | {total('train_s') / 3600:.1f} |",
     ]
     return _table(("", ""), rows)
 
@@ -193,7 +201,8 @@ def fill(page: str, tables: Mapping[str, str]) -> str:
             raise ValueError(f"there is no table {name!r}; use one of {list(tables)}")
         return f"<!-- table: {name} -->\n{tables[name]}\n<!-- end -->"
 
-    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", written, page, flags=re.DOTALL)
+    marked = r"<!-- table: (\w+) -->\n((?!<!-- table:).)*?<!-- end -->"
+    return re.sub(marked, written, page, flags=re.DOTALL)
 
 
 def _table(head: Sequence[str], rows: Sequence[str]) -> str:
@@ -204,7 +213,3 @@ def _interval(mean: Mean) -> str:
     if len(mean.seeds) < 2:
         return f"{mean.value:.3f}"
     return f"{mean.value:.3f} ({mean.low:.3f} to {mean.high:.3f})"
-
-
-def _signed(mean: Mean) -> str:
-    return f"{mean.value:+.3f} ({mean.low:+.3f} to {mean.high:+.3f})"

@@ -1,4 +1,4 @@
-"""What the study runs: the task, the arms, the seeds. Chosen before any result of an arm was seen.
+"""What the study runs: the task, the arms, the seeds.
 
 The task. A haystack video lasts 20 minutes and has five scenes, one of them framed in white; in
 that scene a card is held up for 18.75 s, which is one of 64 candidate frames. Of 32 frames an agent
@@ -201,9 +201,16 @@ SENSITIVITY = (
     ),
     Arm("soft_gate", "gate", "soft gate", reward={"preset": "video_mtr", "gate": "soft"}),
     Arm("window_0", "window", "no earlier turn in context", ppo={"history": 0}),
-    Arm("patience_12", "patience", "the bonus ends after 12 batches above 0.5", patience=12),
+    Arm("endless_bonus", "patience", "the bonus never ends", patience=10**6),
+    Arm(
+        "no_relevance",
+        "relevance",
+        "turns are paid for their form alone",
+        reward={"preset": "video_mtr", "relevance": 0.0, "penalty": 0.0},
+    ),
 )
-GROUPS = ("bonus", "penalty", "gamma_turn", "gate", "window", "patience")  # of the sensitivity
+# Of the sensitivity.
+GROUPS = ("bonus", "penalty", "gamma_turn", "gate", "window", "patience", "relevance")
 ARMS: Mapping[str, Arm] = {arm.name: arm for arm in (*CLAIMS, *STARTS, *SCALES, *SENSITIVITY)}
 
 
@@ -224,7 +231,7 @@ def plan(*, quick: bool = False, arms: Sequence[str] = (), seeds: int = 0) -> li
     """Return the runs in the order in which they are done, the claims first.
 
     Args:
-        quick: Only the claims, and fewer seeds.
+        quick: Only the runs that the claims need, and fewer seeds.
         arms: Only these.
         seeds: So many of each; by default 5, and 2 for the sensitivity.
 
@@ -235,18 +242,25 @@ def plan(*, quick: bool = False, arms: Sequence[str] = (), seeds: int = 0) -> li
         raise ValueError(f"there are no arms {unknown}; use some of {list(ARMS)}")
     if seeds < 0:
         raise ValueError(f"seeds={seeds} must be 1 or more, or 0 for as many as the plan says")
-    groups = [(CLAIMS, QUICK_SEEDS)]
+    short = tuple(arm for arm in SCALES if arm.name in ("short", "short_single"))
+    groups: list[tuple[tuple[Arm, ...], range]] = [
+        (CLAIMS, range(seeds or QUICK_SEEDS)),
+        (short, range(seeds or QUICK_SEEDS)),
+    ]
     if not quick:
+        # Three seeds of everything before the fourth of anything but the claims.
         groups = [
-            (CLAIMS, SEEDS),
-            (STARTS, SEEDS),
-            (SCALES, SEEDS),
-            (SENSITIVITY, SENSITIVITY_SEEDS),
+            (CLAIMS, range(seeds or SEEDS)),
+            (STARTS, range(seeds or SEEDS)),
+            (SCALES, range(min(3, seeds or SEEDS))),
+            (SENSITIVITY, range(min(1, seeds or SENSITIVITY_SEEDS))),
+            (SCALES, range(3, seeds or SEEDS)),
+            (SENSITIVITY, range(1, seeds or SENSITIVITY_SEEDS)),
         ]
     return [
         Run(arm.name, seed)
-        for group, usual in groups
-        for seed in range(seeds or usual)
+        for group, span in groups
+        for seed in span
         for arm in group
         if not arms or arm.name in arms
     ]

@@ -6,14 +6,18 @@ none, and starts over. What a run writes on the way (log, metrics) lies in a dir
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,7 +25,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from examples.study.plan import ARMS, BATCH, HELD_OUT, UPDATES, Run
+from examples.study.plan import ARMS, BATCH, HELD_OUT, Run
 
 # Of every update, under the names of the log.
 CURVES = {
@@ -47,6 +51,23 @@ def load(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):
         return None
+
+
+def settings_of(run: Run, updates: int, batch: int) -> str:
+    """Return a digest of all that a run follows from: its settings, and the weights it starts from.
+
+    Args:
+        run: Which arm and seed.
+        updates: As ``train`` takes them.
+        batch: As ``train`` takes it.
+    """
+    arm = ARMS[run.arm]
+    stages = stages_of(run, updates)
+    config = arm.config(run.seed, Path(), updates=stages[-1], batch=batch).to_json()
+    del config["out"], config["model"]
+    weights = hashlib.sha256((arm.start / "model.safetensors").read_bytes()).hexdigest()
+    text = json.dumps([config, weights, list(stages)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def stages_of(run: Run, updates: int) -> tuple[int, ...]:
@@ -92,6 +113,7 @@ def train(run: Run, out: Path, updates: int = 0, batch: int = BATCH) -> dict[str
     result = {
         "arm": run.arm,
         "seed": run.seed,
+        "settings": settings_of(run, updates, batch),
         "exams": exams,
         "curve": [{name: line.get(key) for name, key in CURVES.items()} for line in lines],
     }
@@ -99,65 +121,66 @@ def train(run: Run, out: Path, updates: int = 0, batch: int = BATCH) -> dict[str
         shutil.rmtree(checkpoint)  # 20 MB each
     path = path_of(run, out)
     draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(result) + "\n")
+    draft.write_text(json.dumps(result, allow_nan=False) + "\n")
     os.replace(draft, path)
     return result
 
 
-def examine(trainer: Any) -> dict[str, float]:
+def examine(trainer: Any) -> dict[str, float | None]:
     """Play held-out questions greedily and return what they say.
 
     Beside what every evaluation says: ``paper_return``, the return under the paper's reward,
     whatever the arm was trained on; ``proved``, the share of episodes whose frames proved the
     answer; ``needless``, retrievals in an episode after the answer was proved; and ``width``, mean
-    pool frames that a retrieval spans.
+    pool frames that a retrieval spans, None if there was none.
     """
-    from agents.evaluation import Tally
-    from agents.policy import greedy
-    from agents.rollout import RolloutCollector
+    from agents.evaluation import play
+    from agents.rollout import Episode, RolloutCollector
     from gym_longvideo.haystack import oracle
     from gym_longvideo.record import rescore
 
     config = trainer.config
     envs = [config.make_env(config.eval_split) for _ in range(64)]
-    trainer.policy.encoder.clear()
-    collector = RolloutCollector(
-        envs, trainer.policy, history=config.ppo.history, keep_records=True
-    )
-    tally, paper, proved, needless, widths = Tally(), 0.0, 0, 0, []
     suite = envs[0].unwrapped.suite  # type: ignore[attr-defined]
     count = min(config.eval_episodes, len(suite))
-    for start in range(0, count, len(envs)):
-        tasks = range(start, min(start + len(envs), count))
-        episodes = collector.collect(list(tasks), greedy(config.sampling))
-        tally.add(episodes)
-        for task, episode in zip(tasks, episodes, strict=True):
+    paper: list[float] = []
+    proved: list[bool] = []
+    needless, widths = 0, []
+
+    def look_closer(episodes: Sequence[Episode]) -> None:
+        nonlocal needless
+        for episode in episodes:
             record = episode.record
             assert record is not None
-            paper += math.fsum(row.total for row in rescore(record, "video_mtr"))
+            task = suite[suite.index_of(record.task["task_id"])]
+            paper.append(math.fsum(row.total for row in rescore(record, "video_mtr")))
             shown = list(record.overview["shown_s"])
             for turn in record.turns:
                 if turn["op"] == "retrieve":
-                    needless += oracle.solve(suite[task], shown) is not None
+                    needless += oracle.solve(task, shown) is not None
                     low, high = turn["interval"]
                     widths.append(high - low + 1)
                 shown += turn["shown_s"]
-            proved += oracle.solve(suite[task], shown) is not None
+            proved.append(oracle.solve(task, shown) is not None)
+
+    trainer.policy.encoder.clear()
+    history = config.ppo.history
+    collector = RolloutCollector(envs, trainer.policy, history=history, keep_records=True)
+    result = play(collector, range(count), config.sampling, keep=look_closer).result()
     collector.close()
-    result = tally.result()
     return {
         "held_out": count,
         "accuracy": result.accuracy,
         "return": result.mean_return,
-        "paper_return": paper / count,
+        "paper_return": math.fsum(paper) / count,
         "turns": result.turns,
         "frames": result.frames,
         "retrieval_rate": result.retrieval_rate,
         "malformed_rate": result.malformed_rate,
         "iou_gain": result.iou_gain,
-        "proved": proved / count,
+        "proved": sum(proved) / count,
         "needless": needless / count,
-        "width": sum(widths) / len(widths) if widths else math.nan,
+        "width": sum(widths) / len(widths) if widths else None,
     }
 
 
@@ -168,29 +191,29 @@ def run_all(
     jobs: int,
     updates: int = 0,
     batch: int = BATCH,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, Any] | BaseException]:
     """Do the runs that are not done yet, several at a time, and yield each result.
 
+    A run that fails is yielded as its exception; the others go on.
+
     Raises:
-        KeyboardInterrupt: After Ctrl-C; what was finished stays.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM; what was finished stays.
     """
     (out / "runs").mkdir(parents=True, exist_ok=True)
-    todo = [run for run in runs if load(path_of(run, out)) is None]
-    total = sum(ARMS[run.arm].cost for run in todo)
+    waiting = [run for run in runs if load(path_of(run, out)) is None]
     bar = tqdm(
-        total=round(total, 1),
+        total=round(sum(ARMS[run.arm].cost for run in waiting), 1),
         desc="study",
-        unit="run",
         bar_format="{desc} |{bar:20}| {n:.1f}/{total:.1f} runs' worth, {remaining} left{postfix}",
     )
-    waiting = list(todo)
+    busy: dict[Any, Run] = {}
     with (
         bar,
+        _stoppable(),
         ProcessPoolExecutor(
             jobs, mp_context=get_context("spawn"), initializer=_quiet, initargs=(out,)
         ) as pool,
     ):
-        busy: dict[Any, Run] = {}
         try:
             while waiting or busy:
                 while waiting and len(busy) < jobs:
@@ -199,33 +222,53 @@ def run_all(
                 done, _ = wait(busy, return_when=FIRST_COMPLETED)
                 for future in done:
                     run = busy.pop(future)
-                    result = future.result()
+                    failure = future.exception()
+                    result = failure or future.result()
                     if result is None:
                         raise KeyboardInterrupt
                     bar.update(ARMS[run.arm].cost)
-                    bar.set_postfix_str(
-                        f", {run.name} accuracy {result['exams'][-1]['accuracy']:.3f}"
-                    )
+                    bar.set_postfix_str(f", {run.name} {'failed' if failure else 'done'}")
                     yield result
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for process in (pool._processes or {}).values():  # they may not have got the signal
+                process.terminate()
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def seconds_of(run: Run, out: Path) -> float:
-    """Return the seconds that a small run of an arm takes, scaled to a whole one."""
+def seconds_of(run: Run, out: Path, batch: int = BATCH) -> float:
+    """Return the seconds that a run as planned takes, from a small one made now.
+
+    Raises:
+        KeyboardInterrupt: If a signal cut it off.
+    """
     from agents.trainer import Trainer
 
     directory = out / "estimate"
     shutil.rmtree(directory, ignore_errors=True)
-    config = ARMS[run.arm].config(run.seed, directory, updates=2, batch=16)
-    trainer = Trainer(replace(config, eval_every=0))
+    trainer = Trainer(ARMS[run.arm].config(run.seed, directory, updates=2, batch=16))
     began = time.monotonic()
     trainer.run()
     seconds = time.monotonic() - began
     shutil.rmtree(directory, ignore_errors=True)
-    # Retrievals make later updates about twice as long as the first; an examination has no update.
-    return seconds / 32 * (2 * UPDATES * BATCH + HELD_OUT / 3)
+    if trainer.stopped_by:
+        raise KeyboardInterrupt
+    # Where it retrieves, an update takes about 1.5 times as long; an examination has no update.
+    *_, last = stages = ARMS[run.arm].stages_of_training
+    return seconds / 32 * (1.5 * last * batch + len(stages) * HELD_OUT / 3)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Take SIGTERM as Ctrl-C, so that no worker is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _quiet(out: Path) -> None:
