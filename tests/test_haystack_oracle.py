@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gym_longvideo.episode import overview_cells, stride_cells
-from gym_longvideo.haystack import FAMILIES, HaystackSuite
+from gym_longvideo.haystack import FAMILIES, HaystackSuite, oracle
 
 POOL = (np.arange(128) + 0.5) / 128  # of the duration
 OVERVIEW = overview_cells(128, 16)
@@ -195,3 +195,19 @@ def test_solving_needs_only_the_task_and_not_the_suite():
     task = copy.deepcopy(suite[4])
     times = [group[0][0] for group in suite.evidence(task)]
     assert HaystackSuite("val", families="needle").solve(task, times) == task.answer_index
+
+
+def test_what_lies_between_pool_frames_is_aimed_at_only_where_it_can_be_shown():
+    suite = HaystackSuite("val", families="chain", needle_s=0.5, size=32)
+    pool = POOL * suite.knobs.duration_s
+    for task in suite:
+        plain = oracle.oracle_intervals(task, pool)
+        both = oracle.oracle_intervals(task, pool, between=True)
+        assert both[: len(plain)] == plain
+        hidden = [
+            (start + end) / 2
+            for ((start, end),) in oracle.evidence(task)
+            if not any(start <= time_s < end for time_s in pool)
+        ]
+        nearest = [int(np.abs(pool - middle).argmin()) for middle in hidden]
+        assert both[len(plain) :] == [(cell, cell) for cell in nearest]

@@ -3,12 +3,12 @@
     python -m examples.study.base --out examples/study/base
     python -m examples.study.base --measure
 
-The shipped tiny MLLM reads frames well and aims badly: ``--measure`` makes it retrieve, and says how
-often that shows the card. Learning to aim takes PPO more episodes than a study of a hundred runs on
-a laptop can have. A large backbone can aim before any post-training, so here the tiny one is
-taught that for a few minutes more: 240 steps in which four of five intervals lie around the frames
-named. It still answers at once, seen or not; when to look, and how often, is left to reinforcement
-learning. Weights are kept in half precision.
+The shipped tiny MLLM reads frames well and aims badly: ``--measure`` makes it retrieve, and says
+how often that shows the card. Learning to aim takes PPO more episodes than a study of a hundred
+runs on a laptop can have. A large backbone can aim before any post-training, so here the tiny one
+is taught that for a few minutes more: 240 steps in which four of five intervals lie around the
+frames named. It still answers at once, seen or not; when to look, and how often, is left to
+reinforcement learning. Weights are kept in half precision.
 """
 
 from __future__ import annotations

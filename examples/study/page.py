@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from examples.study.figures import draw
+from examples.study.figures import Curves, draw
 from examples.study.geometry import geometry_table
-from examples.study.plan import ARMS, GROUPS, Arm
+from examples.study.plan import ARMS, EARLY, GROUPS, Arm
 from examples.study.stats import Claim, Mean, Runs, claims, difference, summary, values_of
 from examples.study.tables import read_curves, read_runs
 
@@ -41,8 +42,9 @@ def write_report(directory: Path) -> str:
     """
     directory = directory.resolve()
     runs, early = read_runs(directory), read_early(directory)
-    made = draw(runs, early, read_curves(directory), directory)
-    tables = all_tables(runs, early)
+    curves = read_curves(directory)
+    made = draw(runs, early, curves, directory)
+    tables = all_tables(runs, early, curves)
     path = directory / "tables.md"
     path.write_text("\n\n".join(f"## {name}\n\n{text}" for name, text in tables.items()) + "\n")
     page = directory.with_suffix(".md")
@@ -64,7 +66,7 @@ def read_early(directory: Path) -> Runs:
     return read_runs(directory, int(least))
 
 
-def all_tables(runs: Runs, early: Runs) -> dict[str, str]:
+def all_tables(runs: Runs, early: Runs, curves: Curves) -> dict[str, str]:
     """Return every table by name."""
     scales = ("start", "turns", "budget", "length")
     of_claims = [arm for arm in ARMS.values() if arm.group == "claims"]
@@ -77,6 +79,7 @@ def all_tables(runs: Runs, early: Runs) -> dict[str, str]:
         "scales": arm_table(early, others),
         "scale_differences": difference_table(early, scales),
         "sensitivity": difference_table(early, GROUPS),
+        "exploration": exploration_table(curves),
         "seeds": seed_table(runs),
         "cost": cost_table(runs, early),
         "geometry": geometry_table(),
@@ -133,6 +136,24 @@ def difference_table(runs: Runs, groups: Sequence[str]) -> str:
             rows.append(f"| {arm.name} - {rival} | {seeds} | {' | '.join(map(str, found))} |")
     head = ("arms", "seeds", "accuracy", "turns", "return as paid", "paper's return")
     return _table(head, rows)
+
+
+def exploration_table(curves: Curves) -> str:
+    """Return how much the policies looked while they trained, with and without the bonus."""
+    rows = []
+    for arm, rival in (("full", "no_bonus"), ("shipped", "shipped_no_bonus")):
+        turns = {
+            (name, seed): {"turns": statistics.fmean(point["turns"] for point in points[:EARLY])}
+            for (name, seed), points in curves.items()
+            if name in (arm, rival)
+        }
+        gap = difference(turns, arm, rival, "turns")
+        if gap.seeds:
+            means = [summary(turns, name, "turns").value for name in (arm, rival)]
+            rows.append(
+                f"| {arm}, {rival} | {len(gap.seeds)} | {means[0]:.2f} | {means[1]:.2f} | {gap} |"
+            )
+    return _table(("arms", "seeds", "with", "without", "difference"), rows)
 
 
 def seed_table(runs: Runs) -> str:
