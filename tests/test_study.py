@@ -69,7 +69,7 @@ def test_claims_come_first_and_every_run_once():
     assert len(set(whole)) == len(whole)
     claims = [run for run in whole if ARMS[run.arm].group == "claims"]
     assert whole[: len(claims)] == claims
-    for arm in (*plan.CLAIMS, *plan.SCALES):
+    for arm in (*plan.CLAIMS, *plan.SCALES, *plan.REASONS):
         assert sum(run.arm == arm.name for run in whole) == plan.SEEDS >= 5
     needed = {run.arm for run in plan.plan(quick=True)}
     assert needed == {arm.name for arm in plan.CLAIMS} | {"short", "short_single"}

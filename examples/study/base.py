@@ -21,6 +21,7 @@ from pathlib import Path
 from agents import tiny
 from agents.pretrain_tiny import PretrainConfig, pretrain
 from examples.study.plan import ARMS, BASE
+from examples.study.stats import mean_of
 
 
 def make_base(out: Path, *, steps: int = 240, batch: int = 48, evaluation: int = 256) -> None:
@@ -101,6 +102,41 @@ def aim(weights: Path, *, episodes: int = 512, seed: int = 0) -> tuple[int, int]
     return tried, hit
 
 
+def worth(weights: Path, *, episodes: int = 2048, seed: int = 0) -> dict[str, list[float]]:
+    """Return what episodes earn that begin with a retrieval, and those that answer at once.
+
+    Args:
+        weights: Directory of the policy, which acts by its own habit.
+        episodes: As for ``aim``.
+        seed: Of the replies.
+
+    Returns:
+        Returns under the paper's reward, and accuracies, of either kind.
+    """
+    import torch
+
+    from agents.policy import MLLMPolicy, Sampling
+    from agents.rollout import RolloutCollector
+
+    policy = MLLMPolicy.from_pretrained(weights)
+    config = ARMS["full"].config(1000, Path())
+    collector = RolloutCollector([config.make_env(config.split) for _ in range(64)], policy)
+    generator = torch.Generator().manual_seed(seed)
+    sampling = Sampling(temperature=1.0, max_new_tokens=24)
+    found: dict[str, list[float]] = {
+        f"{what}, {kind}": [] for kind in ("looked", "answered") for what in ("return", "accuracy")
+    }
+    for start in range(0, episodes, 64):
+        tasks = range(start, min(start + 64, episodes))
+        for episode in collector.collect(tasks, sampling, generator):
+            kind = "looked" if episode.turns[0].retrieved else "answered"
+            found[f"return, {kind}"].append(episode.episode_return)
+            found[f"accuracy, {kind}"].append(float(episode.success))
+        policy.encoder.clear()
+    collector.close()
+    return found
+
+
 def main() -> None:
     """Run from the command line."""
     from agents.intervals import wilson
@@ -110,7 +146,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=BASE)
     parser.add_argument(
-        "--measure", action="store_true", help="make nothing; how well do they aim?"
+        "--measure",
+        action="store_true",
+        help="make nothing: how well do they aim, and does looking pay?",
     )
     args = parser.parse_args()
     if not args.measure:
@@ -120,6 +158,9 @@ def main() -> None:
         tried, hit = aim(weights)
         low, high = wilson(hit, tried)
         print(f"{name}: {hit} of {tried} retrievals show the card ({low:.2f} to {high:.2f})")
+        for what, values in worth(weights).items():
+            mean = mean_of(dict(enumerate(values)))
+            print(f"  {what}: {mean.value:.2f} ({mean.low:.2f} to {mean.high:.2f}), {len(values)}")
 
 
 if __name__ == "__main__":

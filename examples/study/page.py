@@ -20,6 +20,7 @@ from examples.study.tables import read_curves, read_runs
 
 RIVALS = {  # whom an arm is compared with; all others with "full"
     "shipped_no_bonus": "shipped",
+    "neither": "no_bonus",
     "full": "single_turn",
     "short": "short_single",
     "medium": "medium_single",
@@ -68,8 +69,10 @@ def read_early(directory: Path) -> Runs:
 
 def all_tables(runs: Runs, early: Runs, curves: Curves) -> dict[str, str]:
     """Return every table by name."""
-    scales = ("start", "turns", "budget", "length")
+    scales = ("turns", "budget", "length")
     of_claims = [arm for arm in ARMS.values() if arm.group == "claims"]
+    reasons = [arm for arm in ARMS.values() if arm.group == "reasons"]
+    reasons = [ARMS["full"], ARMS["no_bonus"], ARMS["no_turn_reward"], *reasons]
     others = [arm for arm in ARMS.values() if arm.group in scales]
     others = [ARMS["full"], ARMS["single_turn"], *others]
     return {
@@ -79,6 +82,8 @@ def all_tables(runs: Runs, early: Runs, curves: Curves) -> dict[str, str]:
         "scales": arm_table(early, others),
         "scale_differences": difference_table(early, scales),
         "sensitivity": difference_table(early, GROUPS),
+        "reasons": arm_table(early, reasons),
+        "reason_differences": difference_table(early, ("reasons",)),
         "exploration": exploration_table(curves),
         "seeds": seed_table(runs),
         "cost": cost_table(runs, early),

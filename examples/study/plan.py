@@ -147,10 +147,12 @@ CLAIMS = (
     Arm("no_bonus", "claims", "no bootstrapping bonus", stages=()),
     Arm("code", "claims", "the reward of the released code", reward="video_mtr_code", stages=()),
 )
-# The same without having been taught to aim.
-STARTS = (
-    Arm("shipped", "start", "the method from the shipped weights", start=tiny.WEIGHTS),
-    Arm("shipped_no_bonus", "start", "from them, no bonus", stages=(), start=tiny.WEIGHTS),
+# Why the fourth claim came out as it did: without having been taught to aim, and without any reward
+# for a turn.
+REASONS = (
+    Arm("shipped", "reasons", "the method from the shipped weights", start=tiny.WEIGHTS),
+    Arm("shipped_no_bonus", "reasons", "from them, no bonus", stages=(), start=tiny.WEIGHTS),
+    Arm("neither", "reasons", "the answer alone, no bonus", reward="accuracy", stages=()),
 )
 SCALES = (
     *_pair("short", "length", "videos of 10 minutes", minutes=10),
@@ -211,7 +213,7 @@ SENSITIVITY = (
 )
 # Of the sensitivity.
 GROUPS = ("bonus", "penalty", "gamma_turn", "gate", "window", "patience", "relevance")
-ARMS: Mapping[str, Arm] = {arm.name: arm for arm in (*CLAIMS, *STARTS, *SCALES, *SENSITIVITY)}
+ARMS: Mapping[str, Arm] = {arm.name: arm for arm in (*CLAIMS, *REASONS, *SCALES, *SENSITIVITY)}
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,7 @@ def plan(*, quick: bool = False, arms: Sequence[str] = (), seeds: int = 0) -> li
         # Three seeds of everything before the fourth of anything but the claims.
         groups = [
             (CLAIMS, range(seeds or SEEDS)),
-            (STARTS, range(seeds or SEEDS)),
+            (REASONS, range(seeds or SEEDS)),
             (SCALES, range(min(3, seeds or SEEDS))),
             (SENSITIVITY, range(min(1, seeds or SENSITIVITY_SEEDS))),
             (SCALES, range(3, seeds or SEEDS)),
