@@ -99,7 +99,8 @@ def train(run: Run, out: Path, updates: int = 0, batch: int = BATCH) -> dict[str
         trainer.run()
         if trainer.stopped_by:
             return None
-        lines = [json.loads(line) for line in (directory / "metrics.jsonl").open()]
+        text = (directory / "metrics.jsonl").read_text()
+        lines = [json.loads(line) for line in text.splitlines()]
         paused = time.monotonic()
         cost = {
             "updates": stage,
