@@ -30,7 +30,7 @@ RIVALS = {  # whom an arm is compared with; all others with "full"
 
 
 def write_report(directory: Path) -> str:
-    """Draw the figures, write ``tables.md``, fill the page beside the directory if there is one.
+    """Draw the figures, and fill the page beside the directory or else write ``tables.md``.
 
     Args:
         directory: Where ``runs.csv`` and ``curves.csv`` are.
@@ -46,14 +46,14 @@ def write_report(directory: Path) -> str:
     curves = read_curves(directory)
     made = draw(runs, early, curves, directory)
     tables = all_tables(runs, early, curves)
-    path = directory / "tables.md"
-    path.write_text("\n\n".join(f"## {name}\n\n{text}" for name, text in tables.items()) + "\n")
     page = directory.with_suffix(".md")
     if page.is_file():
         page.write_text(fill(page.read_text(), tables))
-        made.append(page)
+    else:
+        page = directory / "tables.md"
+        page.write_text("\n\n".join(f"## {name}\n\n{text}" for name, text in tables.items()) + "\n")
     return "\n".join(
-        ["", verdicts(claims(runs, early)), "", *(f"wrote {each}" for each in [path, *made])]
+        ["", verdicts(claims(runs, early)), "", *(f"wrote {each}" for each in [page, *made])]
     )
 
 
