@@ -89,6 +89,8 @@ def plot_curves(curves: Curves, arms: Sequence[str], metrics: Sequence[str]) -> 
     """Training curves of some arms, a panel a metric."""
     if not all(any(name == arm for name, _ in curves) for arm in arms):
         return None
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _panels(len(metrics), width=2.9 * len(metrics), height=2.7)
     labels = {"return": "return, as the environment pays", "turns": "turns of an episode"}
     for panel, metric in zip(axes, metrics, strict=True):
@@ -122,6 +124,7 @@ def plot_curves(curves: Curves, arms: Sequence[str], metrics: Sequence[str]) -> 
                     lw=0,
                 )
         panel.set_xlabel("update")
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         panel.set_title(labels.get(metric, metric), loc="left", fontsize=9)
     axes[0].legend(loc="best")
     return figure

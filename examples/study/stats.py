@@ -48,6 +48,8 @@ class Mean:
         return self.high < 0
 
     def __str__(self) -> str:
+        if len(self.seeds) < 2:
+            return f"{self.value:+.3f}"
         return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
 
 
