@@ -244,11 +244,8 @@ def plan(*, quick: bool = False, arms: Sequence[str] = (), seeds: int = 0) -> li
         raise ValueError(f"there are no arms {unknown}; use some of {list(ARMS)}")
     if seeds < 0:
         raise ValueError(f"seeds={seeds} must be 1 or more, or 0 for as many as the plan says")
-    short = tuple(arm for arm in SCALES if arm.name in ("short", "short_single"))
-    groups: list[tuple[tuple[Arm, ...], range]] = [
-        (CLAIMS, range(seeds or QUICK_SEEDS)),
-        (short, range(seeds or QUICK_SEEDS)),
-    ]
+    needed = (*(arm for arm in CLAIMS if arm.name != "code"), ARMS["short"], ARMS["short_single"])
+    groups: list[tuple[tuple[Arm, ...], range]] = [(needed, range(seeds or QUICK_SEEDS))]
     if not quick:
         # Three seeds of everything before the fourth of anything but the claims.
         groups = [
