@@ -238,7 +238,7 @@ def _play(policy: ProbePolicy, episode: Episode, choice: int) -> bool:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="gym_longvideo.probes", description=__doc__.splitlines()[0]
+        prog="gym_longvideo.probes", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument(
         "--reward",
