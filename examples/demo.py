@@ -67,12 +67,14 @@ class Line:
         )
 
 
-def train_config(out: Path, *, seconds: float, episodes: int, seed: int) -> TrainConfig:
+def train_config(
+    out: Path, *, seconds: float, episodes: int, seed: int, iterations: int = 0
+) -> TrainConfig:
     """Return the demo's settings; ``python -m agents.train`` has the same but for the limits."""
     return TrainConfig(
         out=str(out),
         seconds=seconds,
-        iterations=0,
+        iterations=iterations,
         seed=seed,
         max_new_tokens=24,  # replies are about 14 tokens long
         eval_split=SPLIT,
@@ -162,11 +164,13 @@ def main() -> None:
     directory = args.out / "train"
     if (directory / "metrics.jsonl").exists():
         shutil.rmtree(directory)
-    config = train_config(directory, seconds=args.seconds, episodes=args.episodes, seed=args.seed)
-    config = replace(config, iterations=args.iterations, batch=args.batch)
+    limits = {"seconds": args.seconds, "iterations": args.iterations}
+    config = train_config(directory, episodes=args.episodes, seed=args.seed, **limits)
+    config = replace(config, batch=args.batch)
+    span = f"{args.seconds:.0f} s" if args.seconds else f"{args.iterations} updates"
     print(
         f"The tiny MLLM ({config.model}) answers {args.episodes} questions about videos it never "
-        f"saw,\nis post-trained with PPO for {args.seconds:.0f} s, and answers them again. "
+        f"saw,\nis post-trained with PPO for {span}, and answers them again. "
         "Ctrl-C ends training early."
     )
     lines, trainer = run(config)
