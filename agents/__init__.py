@@ -14,21 +14,14 @@ The path of a training run:
     losses.py         clipped policy and value losses, entropy, KL estimates: pure
     curriculum.py     RetrievalBonus and BootstrapCurriculum: a passing bonus for retrieving
 
-The model:
+The model is a wing of its own, ``agents/model``; see there. The tiny one that is shipped:
 
-    chat.py           ChatCodec: dialogues as token ids, exactly
-    rows.py           dialogues laid out for a forward pass, with M-RoPE positions
-    vision.py         FrameEncoder: images to features, each frame once
-    policy.py         MLLMPolicy: a model of the Qwen2.5-VL kind that scores and is trained
-    decoding.py       DecodeSession: batched replies over several turns, one KV cache
-    critic.py         Critic and its ValueHead: what a token can still earn
-    tiny.py           the tiny MLLM: architecture, tokenizer, fresh weights
-    pretrain_tiny.py  how the weights of the tiny MLLM were made
+    pretrain_tiny.py  how its weights were made; they lie in weights/tiny
 
 What a run leaves behind:
 
     evaluation.py     Evaluation: what episodes say about a policy
-    intervals.py      Wilson's and Newcombe's intervals of proportions
+    confidence.py     Wilson's and Newcombe's intervals of proportions
     metrics.py        the names under which numbers are logged
     logbook.py        TensorBoard, JSON Lines, transcripts, contact sheets, progress
     checkpoint.py     all that a run needs to go on as if nothing had happened
@@ -39,6 +32,4 @@ Beside it:
 
     scripted.py       random, uniform, bisecting and oracle agents: baselines and upper bounds
     sb3.py            a feature extractor for Stable-Baselines3; a trained model as an agent
-    speed.py          how fast, against named rivals
-    scale.py          how fast and how large at the sizes of real models, on a GPU
 """

@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from agents.config import TrainConfig
-from agents.policy import ACTOR, MLLMPolicy
+from agents.model.policy import ACTOR, MLLMPolicy
 from agents.ppo import PPOLearner
 from gym_longvideo.version import __version__
 

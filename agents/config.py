@@ -16,9 +16,10 @@ import gymnasium as gym
 from tyro.constructors import PrimitiveConstructorSpec
 
 from agents.curriculum import PATIENCE, STAGES, RetrievalBonus
-from agents.policy import LoRA, MLLMPolicy, Sampling
+from agents.model.policy import LoRA, MLLMPolicy
+from agents.model.sampling import Sampling
+from agents.model.tiny import ENV_OPTIONS, SUITE_OPTIONS, WEIGHTS
 from agents.ppo_config import PRESETS, PPOConfig
-from agents.tiny import ENV_OPTIONS, SUITE_OPTIONS, WEIGHTS
 from gym_longvideo.wrappers import TextProtocol
 
 Dtype = Literal["auto", "float32", "bfloat16"]

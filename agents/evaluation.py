@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.intervals import wilson
+from agents.confidence import wilson
+from agents.model.sampling import Sampling, greedy
 from agents.parallel import Processes
-from agents.policy import Sampling, greedy
 from agents.rollout import Episode, RolloutCollector
 
 

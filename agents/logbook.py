@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from agents.chat import ChatCodec
+from agents.model.chat import ChatCodec
 from agents.rollout import Episode
 from gym_longvideo.rendering import draw_canvas, draw_text
 

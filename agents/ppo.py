@@ -23,7 +23,6 @@ import torch
 from torch import nn
 
 from agents.advantages import token_rewards, turn_aware_gae, whiten
-from agents.critic import Critic
 from agents.curriculum import RetrievalBonus
 from agents.losses import (
     clipped_policy_loss,
@@ -31,11 +30,12 @@ from agents.losses import (
     entropy_loss,
     token_weights,
 )
+from agents.model.critic import Critic
+from agents.model.policy import MLLMPolicy
+from agents.model.rows import Row, micro_batches
 from agents.parallel import Processes
-from agents.policy import MLLMPolicy
 from agents.ppo_config import PPOConfig
 from agents.rollout import Episode, rows_of
-from agents.rows import Row, micro_batches
 
 
 class Batch(NamedTuple):

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
 
-from agents.critic import CriticKind
 from agents.losses import Aggregation
+from agents.model.critic import CriticKind
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.chat import Block, ChatCodec, window
 from agents.curriculum import executed_retrieve
-from agents.policy import MLLMPolicy, Reply, Sampling
-from agents.rows import Row
+from agents.model.chat import Block, ChatCodec, window
+from agents.model.policy import MLLMPolicy
+from agents.model.rows import Row
+from agents.model.sampling import Reply, Sampling
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.record import EpisodeRecord
 from gym_longvideo.video.errors import VideoError

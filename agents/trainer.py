@@ -25,8 +25,8 @@ from agents.evaluation import Evaluation, Tally, evaluation_tasks, play
 from agents.interrupts import Interrupts, Stopped
 from agents.logbook import Logbook, Progress, run_directory
 from agents.metrics import of_learning, of_rollout
+from agents.model.policy import MLLMPolicy
 from agents.parallel import Processes
-from agents.policy import MLLMPolicy
 from agents.ppo import PPOLearner
 from agents.rollout import Episode, RolloutCollector, TaskOrder
 from gym_longvideo.env import LongVideoQAEnv

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bootstrap import mcnemar
 from benchmarks.card import require_same
-from benchmarks.dataset import Dataset
-from benchmarks.metrics import Question, questions, record_key
+from benchmarks.controls import record_key
+from benchmarks.datasets.dataset import Dataset
+from benchmarks.registry import dataset_of
+from benchmarks.scores.bootstrap import mcnemar
+from benchmarks.scores.questions import Question, questions
+from benchmarks.scores.summary import Results, RunLike, Sheet
 from benchmarks.suite import VIDEO_BYTES
-from benchmarks.summary import Results, RunLike, Sheet, dataset_of
 from gym_longvideo.record import EpisodeRecord
 
 FORMAT = 1

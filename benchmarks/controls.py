@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from gym_longvideo.record import EpisodeRecord
 from gym_longvideo.suite import Suite
 from gym_longvideo.task import Task
 from gym_longvideo.video.source import Video
@@ -207,3 +208,24 @@ def _reordered(task: Task, order: list[int], task_id: str, note: dict[str, Any])
 
 def _draw(seed: int, what: str, task_id: str) -> bytes:
     return hashlib.sha256(f"{seed}\n{what}\n{task_id}".encode("utf-8", "backslashreplace")).digest()
+
+
+def record_key(record: EpisodeRecord) -> str:
+    """Return the key of an episode: its task's id, with "@rotation" under the circular control."""
+    task_id, rotation = rotation_of(record)
+    return task_id if rotation is None else f"{task_id}@{rotation}"
+
+
+def rotation_of(record: EpisodeRecord) -> tuple[str, int | None]:
+    """Return the task_id of an episode's question, and its rotation under the circular control."""
+    circular = record.task["meta"].get("circular")
+    if circular is None:
+        return str(record.task["task_id"]), None
+    try:
+        task_id, rotation = circular
+        return str(task_id), int(rotation)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"record {record.task['task_id']!r}: meta.circular={circular!r} is not [task_id, "
+            "rotation]"
+        ) from None

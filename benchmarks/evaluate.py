@@ -30,7 +30,8 @@ from tqdm import tqdm
 from agents.scripted import AGENTS
 from benchmarks.controls import ControlledSuite, chosen, control_settings
 from benchmarks.evaluate_config import EvaluateConfig
-from benchmarks.players import Job, MakeEnv, Player, make_player
+from benchmarks.players.make import make_player
+from benchmarks.players.player import Job, MakeEnv, Player
 from benchmarks.runs import SUMMARY, RunError, RunWriter, read_run, write_json
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.protocol import PROTOCOLS, example_turn, make_protocol
@@ -182,7 +183,7 @@ def evaluate(
             first = read_run(directory).faults[-1]
             raise RunError(f"not one of {len(keys)} episodes could be played; {first['key']!r}: "
                            f"{first['error']}")  # fmt: skip
-        from benchmarks.summary import summarize  # heavy, and not needed until now
+        from benchmarks.scores.summary import summarize  # heavy, and not needed until now
 
         summary = summarize(read_run(directory), tasks.dataset)
         write_json(directory / SUMMARY, summary)
@@ -201,7 +202,7 @@ def _as_trained(
 ) -> tuple[str, dict[str, Any]]:
     """Fill in what was left open with what a checkpoint was trained with; warn of what differs."""
     if isinstance(policy, str) and policy not in AGENTS and Path(policy).is_dir():
-        from benchmarks.model_player import departures, trained_with  # heavy
+        from benchmarks.players.model import departures, trained_with  # heavy
 
         if trained := trained_with(policy):
             chosen = {**trained, **{k: value for k, value in env.items() if k in trained}}
@@ -272,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; return the exit code."""
     import tyro
 
-    from benchmarks.endpoint_player import EndpointDown
+    from benchmarks.players.endpoint import EndpointDown
 
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for name in ("httpx", "httpx2", "openai"):

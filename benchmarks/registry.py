@@ -9,7 +9,8 @@ import importlib
 import inspect
 from typing import Any
 
-from benchmarks.dataset import Dataset
+from benchmarks.card import Card
+from benchmarks.datasets.dataset import Dataset
 from benchmarks.suite import BenchmarkSuite
 from gym_longvideo.env import LongVideoQAEnv
 
@@ -36,7 +37,7 @@ _SUITE_OPTIONS = tuple(
 )
 
 
-def dataset(name: str) -> Dataset:
+def find_dataset(name: str) -> Dataset:
     """Return a benchmark by its name or its id.
 
     Raises:
@@ -46,7 +47,7 @@ def dataset(name: str) -> Dataset:
     key = by_id.get(name, name)
     if key not in ENV_IDS:
         raise ValueError(f"benchmark {name!r} is unknown; use one of {list(ENV_IDS)}")
-    module = importlib.import_module(f"benchmarks.{key.partition('_')[0]}")
+    module = importlib.import_module(f"benchmarks.datasets.{key.partition('_')[0]}")
     return next(
         value for value in vars(module).values() if isinstance(value, Dataset) and value.name == key
     )
@@ -66,7 +67,7 @@ def load_suite(name: str, **arguments: Any) -> BenchmarkSuite:
         ValueError: For an unknown name, split or option, or if no task is left.
         FileNotFoundError: If there is no annotation, naming what was looked for.
     """
-    return BenchmarkSuite(dataset(name), **arguments)
+    return BenchmarkSuite(find_dataset(name), **arguments)
 
 
 def load_named(name: str, split: str | None = None, **options: Any) -> BenchmarkSuite:
@@ -92,7 +93,7 @@ def make_env(benchmark: str, split: str | None = None, **kwargs: Any) -> LongVid
         split: By default the one that is reported.
         **kwargs: Those of ``load_suite`` and those of ``LongVideoQAEnv``; ``seek`` is "exact" here.
     """
-    found = dataset(benchmark)
+    found = find_dataset(benchmark)
     names = (*_SUITE_OPTIONS, *found.options)
     options = {name: kwargs.pop(name) for name in names if name in kwargs}
     settings = {"seek": "exact", **kwargs}
@@ -109,3 +110,11 @@ def make_env(benchmark: str, split: str | None = None, **kwargs: Any) -> LongVid
         suite_options={"name": benchmark, **options, **settings.pop("suite_options", {})},
         **settings,
     )
+
+
+def dataset_of(card: Card) -> Dataset | None:
+    """Return the published benchmark that a card names; ``None`` for other suites."""
+    suite = card.protocol.get("suite", {})
+    # Only benchmarks have digests of their annotation: another suite may bear the same name.
+    known = suite.get("annotation") and suite["name"] in ENV_IDS
+    return find_dataset(suite["name"]) if known else None

@@ -24,10 +24,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.dataset import Dataset
-from benchmarks.grounding import pool_edges, recorded_pool_times
-from benchmarks.metrics import record_key
-from benchmarks.summary import Results, RunLike, dataset_of, summarize
+from benchmarks.controls import record_key
+from benchmarks.datasets.dataset import Dataset
+from benchmarks.registry import dataset_of
+from benchmarks.scores.grounding import pool_edges, recorded_pool_times
+from benchmarks.scores.summary import Results, RunLike, summarize
 from gym_longvideo.episode import Action, Answer, Malformed, Retrieve
 from gym_longvideo.protocol import PROTOCOLS, Turn, lenient, make_protocol
 from gym_longvideo.record import EpisodeRecord, rescore

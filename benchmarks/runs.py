@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.metrics import record_key
+from benchmarks.controls import record_key
 from gym_longvideo.record import EpisodeRecord
 
 if TYPE_CHECKING:

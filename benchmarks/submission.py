@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.egoschema import EGOSCHEMA, QUESTIONS
+from benchmarks.datasets.egoschema import EGOSCHEMA, QUESTIONS
 from benchmarks.runs import read_run
 from gym_longvideo.record import EpisodeRecord
 
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     positional = (tyro.conf.PositionalRequiredArgs,)
     chosen = tyro.cli(
-        Arguments, args=arguments, prog="python -m benchmarks.egoschema", config=positional
+        Arguments, args=arguments, prog="python -m benchmarks.submission", config=positional
     )
     try:
         run = read_run(chosen.run)
@@ -76,3 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"were not answered, {max(0, QUESTIONS - len(run.records))} not played."
         )
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,9 +14,9 @@ from dataclasses import asdict
 from typing import Any, Literal, NamedTuple, get_args
 
 from benchmarks.controls import shuffled
-from benchmarks.dataset import Converted, Dataset, Defect, Source
-from benchmarks.layout import VideoFinder, find_layout
-from benchmarks.repair import diagnose
+from benchmarks.datasets.dataset import Converted, Dataset, Defect, Source
+from benchmarks.datasets.layout import VideoFinder, find_layout
+from benchmarks.datasets.repair import diagnose
 from gym_longvideo.annotation import parse_record
 from gym_longvideo.suite import OnMissingVideo
 from gym_longvideo.task import Task

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.registry import ENV_IDS, dataset, load_suite
+from benchmarks.registry import ENV_IDS, find_dataset, load_suite
 
 _ANY_FILE = "jsonl"  # reads whatever lies there, so what it cannot read says nothing
 
@@ -39,7 +39,7 @@ def survey(roots: Sequence[Path] = ()) -> Iterator[dict[str, Any]]:
         either ``questions``, ``unusable``, ``videos`` and ``missing``, or ``error``.
     """
     for name in ENV_IDS:
-        described = dataset(name)
+        described = find_dataset(name)
         splits = [described.default_split] if name == _ANY_FILE else list(described.splits)
         for split in splits:
             found = [each for root in roots if (each := _look(name, split, root))]

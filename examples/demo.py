@@ -24,9 +24,9 @@ import gymnasium as gym
 import torch
 
 import gym_longvideo  # noqa: F401 - registers the ids
-from agents import tiny
 from agents.config import TrainConfig
 from agents.evaluation import Evaluation, evaluation_tasks, wilson
+from agents.model import tiny
 from agents.scripted import Agent, make_agent
 from agents.trainer import Trainer
 from gym_longvideo.env import LongVideoQAEnv

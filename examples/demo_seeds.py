@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from agents.intervals import newcombe
+from agents.confidence import newcombe
 from examples.demo import closed, run, train_config
 
 GOAL = 0.5  # of the gap between base and oracle, on the median seed

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from agents.intervals import wilson
+from agents.confidence import wilson
 from agents.scripted import Agent
 from gym_longvideo.env import LongVideoQAEnv
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agents import tiny
+from agents.model import tiny
 from gym_longvideo.haystack import HaystackSuite
 from gym_longvideo.haystack.export import export_suite
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import gymnasium as gym
 import torch
 
-from agents.intervals import newcombe
+from agents.confidence import newcombe
 from agents.sb3 import sb3_policy
 from agents.scripted import UniformSingleTurn
 from examples.evaluate import evaluate

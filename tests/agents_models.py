@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents import tiny
-from agents.chat import Block, ChatCodec
-from agents.policy import LoRA, MLLMPolicy, Reply
+from agents.model import tiny
+from agents.model.chat import Block, ChatCodec
+from agents.model.policy import LoRA, MLLMPolicy
+from agents.model.rows import Row
+from agents.model.sampling import Reply
 from agents.rollout import Episode, Turn, rows_of
-from agents.rows import Row
 
 torch.set_num_threads(1)
 

@@ -8,7 +8,7 @@ from typing import Any
 from chat_server import RIGHT
 
 from benchmarks.controls import ControlledSuite
-from benchmarks.players import (
+from benchmarks.players.player import (
     Job,
     Played,
     Player,

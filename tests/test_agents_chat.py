@@ -13,9 +13,9 @@ import pytest
 from agents_models import DOT, TALL, WIDE, load, model_dir, picture, said, shared, show
 from transformers import Qwen2Config
 
-from agents import tiny
-from agents.chat import Block, ChatCodec, ImageGrid, window
-from agents.policy import MLLMPolicy
+from agents.model import tiny
+from agents.model.chat import Block, ChatCodec, ImageGrid, window
+from agents.model.policy import MLLMPolicy
 from gym_longvideo.wrappers import TextProtocol
 
 GRID = ImageGrid(patch=14, merge=2)

@@ -8,10 +8,11 @@ import torch
 from agents_models import SIZES, load, several
 from agents_training import differing, small, trained
 
-from agents import checkpoint, tiny
+from agents import checkpoint
 from agents.checkpoint import CheckpointError, Checkpoints, find, load_policy
+from agents.model import tiny
+from agents.model.policy import MLLMPolicy
 from agents.parallel import Processes
-from agents.policy import MLLMPolicy
 from agents.trainer import Trainer
 
 LORA = {"lora_rank": 4, "lora_alpha": 8.0, "ppo": {"critic": "adapter"}}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from agents_models import adapted, load, perturb, shared, training_rows
 
-from agents.critic import Critic, ValueHead
-from agents.policy import ACTOR, CRITIC
+from agents.model.critic import Critic, ValueHead
+from agents.model.policy import ACTOR, CRITIC
 
 KINDS = ("adapter", "model", "head")
 

@@ -23,8 +23,8 @@ from agents_models import (
 from transformers import GenerationConfig, TopKLogitsWarper, TopPLogitsWarper
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from agents.decoding import DecodeSession, restrict
-from agents.policy import Sampling
+from agents.model.decoding import DecodeSession
+from agents.model.sampling import Sampling, restrict
 from agents.rollout import Episode, Turn, rows_of
 
 T = 0.7

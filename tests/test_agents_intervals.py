@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import agents
-from agents.intervals import newcombe, wilson
+import agents.model
+from agents.confidence import newcombe, wilson
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_newcombe_gives_the_published_intervals(a, b, low, high):
 
 
 def test_the_package_and_the_intervals_import_no_torch():
-    code = "import sys, agents, agents.intervals, examples.evaluate; print('torch' in sys.modules)"
+    code = "import sys, agents, agents.confidence, examples.evaluate; print('torch' in sys.modules)"
     said = subprocess.run(
         [sys.executable, "-c", code],
         cwd=Path(__file__).parent.parent,
@@ -59,9 +59,10 @@ def test_the_package_and_the_intervals_import_no_torch():
     assert said.stdout.strip() == "False"
 
 
-def test_the_package_lists_every_module_once():
-    folder = Path(agents.__file__).parent
-    assert agents.__doc__ is not None
-    words = [line.split()[0] for line in agents.__doc__.splitlines() if line.startswith("    ")]
+@pytest.mark.parametrize("package", [agents, agents.model])
+def test_the_package_lists_every_module_once(package):
+    folder = Path(package.__file__).parent
+    assert package.__doc__ is not None
+    words = [line.split()[0] for line in package.__doc__.splitlines() if line.startswith("    ")]
     named = [word for word in words if word.endswith(".py")]
     assert sorted(named) == sorted(path.name for path in folder.glob("*.py") if path.stem[0] != "_")

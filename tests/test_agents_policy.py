@@ -26,8 +26,9 @@ from agents_models import (
     without,
 )
 
-from agents.policy import ACTOR, CRITIC, LoRA, MLLMPolicy, Sampling, greedy, spread
-from agents.rows import collate
+from agents.model.policy import ACTOR, CRITIC, LoRA, MLLMPolicy, spread
+from agents.model.rows import collate
+from agents.model.sampling import Sampling, greedy
 
 T = 0.7
 
@@ -100,10 +101,10 @@ def test_log_probs_leave_out_suppressed_ids(rows):
 def test_padding_changes_nothing(rows, pad, monkeypatch):
     """T23: alone, right padded and left padded rows have the same scores."""
     together = score(rows)
-    monkeypatch.setattr("agents.policy.collate", lambda r, _, **kw: collate(r, pad, **kw))
+    monkeypatch.setattr("agents.model.policy.collate", lambda r, _, **kw: collate(r, pad, **kw))
     alone = [score([row]).log_probs[0] for row in rows]
     monkeypatch.setattr(
-        "agents.policy.collate", lambda r, _, **kw: collate(r, pad, left=True, **kw)
+        "agents.model.policy.collate", lambda r, _, **kw: collate(r, pad, left=True, **kw)
     )
     left = score(rows)
     assert torch.equal(left.mask, together.mask)
@@ -202,7 +203,7 @@ def test_missing_attention_mask_would_be_noticed(rows, monkeypatch):
         return batch._replace(attention=torch.ones_like(batch.attention))
 
     right = score(rows)
-    monkeypatch.setattr("agents.policy.collate", unmasked)
+    monkeypatch.setattr("agents.model.policy.collate", unmasked)
     assert (score(rows).log_probs - right.log_probs).abs().max() > 0.1
 
 
@@ -314,8 +315,8 @@ def test_checkpointing_leaves_no_layer_in_training_mode(rows):
 
 
 def chunked(monkeypatch, chunk):
-    monkeypatch.setattr("agents.policy.CHUNK_ABOVE", 0)
-    monkeypatch.setattr("agents.policy.CHUNK", chunk)
+    monkeypatch.setattr("agents.model.policy.CHUNK_ABOVE", 0)
+    monkeypatch.setattr("agents.model.policy.CHUNK", chunk)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 31, 1024])

@@ -16,7 +16,8 @@ from agents_models import DOT, adapted, episode, load, several, show
 
 from agents.advantages import whiten
 from agents.curriculum import RetrievalBonus
-from agents.policy import LoRA, Sampling
+from agents.model.policy import LoRA
+from agents.model.sampling import Sampling
 from agents.ppo import PPOLearner
 from agents.ppo_config import PRESETS, PPOConfig, make_config
 from agents.rollout import Episode, Turn

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import FailingSuite, GreySuite
 
-from agents.chat import window
-from agents.policy import Reply, Sampling
+from agents.model.chat import window
+from agents.model.sampling import Reply, Sampling
 from agents.rollout import MOST_SKIPPED, RolloutCollector, TaskOrder, rows_of
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.video import VideoError

@@ -11,7 +11,7 @@ from agents_models import DOT, TALL, WIDE, episode, picture, shared, show, train
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.rows import collate, make_row, micro_batches, mrope_positions
+from agents.model.rows import collate, make_row, micro_batches, mrope_positions
 
 SIZE = st.tuples(st.integers(1, 4), st.integers(1, 4)).map(lambda s: (28 * s[0], 28 * s[1]))
 

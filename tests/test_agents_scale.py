@@ -9,8 +9,9 @@ import sys
 import pytest
 import torch
 
-from agents import scale, tiny
-from agents.scale import SIZES, Phase, ScaleConfig, Work, build_config, build_policy
+from agents.model import tiny
+from benchmarks.speed import scale
+from benchmarks.speed.scale import SIZES, Phase, ScaleConfig, Work, build_config, build_policy
 
 SMALL = {
     "size": "tiny",

@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from agents import tiny
 from agents.evaluation import play
-from agents.policy import MLLMPolicy, Sampling
+from agents.model import tiny
+from agents.model.policy import MLLMPolicy
+from agents.model.sampling import Sampling
 from agents.pretrain_tiny import (
     ACTION,
     LETTER,

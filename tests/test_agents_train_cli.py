@@ -9,9 +9,10 @@ import pytest
 from agents_models import model_dir
 from agents_training import ENV, SUITE
 
-from agents import tiny, train
+from agents import train
 from agents.checkpoint import CheckpointError, find
 from agents.config import TrainConfig, make_train_config
+from agents.model import tiny
 
 ROOT = Path(__file__).parents[1]
 SMALL = [

@@ -13,11 +13,11 @@ import torch
 from agents_models import adapted, load, several
 from agents_training import Loose, differing, metrics_of, small, state_of, trained
 
+from agents.confidence import wilson
 from agents.config import TrainConfig, make_train_config
-from agents.critic import CriticKind
 from agents.evaluation import Tally, evaluation_tasks
-from agents.intervals import wilson
 from agents.logbook import Progress, cut
+from agents.model.critic import CriticKind
 from agents.parallel import Processes
 from agents.ppo import PPOLearner
 from agents.ppo_config import PPOConfig

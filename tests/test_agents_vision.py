@@ -8,7 +8,7 @@ import torch
 from agents_models import DOT, TALL, WIDE, load, model_dir, picture, shared
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from agents.vision import FrameEncoder, digest, patchify
+from agents.model.vision import FrameEncoder, digest, patchify
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks.bootstrap import ClusterBootstrap, agreed, mcnemar
+from benchmarks.scores.bootstrap import ClusterBootstrap, agreed, mcnemar
 
 
 def interval(values, clusters, **options):

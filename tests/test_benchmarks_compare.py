@@ -12,7 +12,7 @@ from benchmark_records import FakeRun, card, marks, record, run
 
 from benchmarks.card import CardMismatch
 from benchmarks.compare import compare, main, merge_runs, table
-from benchmarks.summary import summarize
+from benchmarks.scores.summary import summarize
 
 
 @dataclasses.dataclass(frozen=True)

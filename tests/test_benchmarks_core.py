@@ -4,9 +4,9 @@ import gymnasium as gym
 import pytest
 
 import benchmarks
-from benchmarks.layout import VideoFinder, find_layout
-from benchmarks.registry import dataset
-from benchmarks.speed import measure
+from benchmarks.datasets.layout import VideoFinder, find_layout
+from benchmarks.registry import find_dataset
+from benchmarks.speed.loading import measure
 from benchmarks.suite import relevant_share
 from gym_longvideo.task import Task
 from gym_longvideo.video.errors import VideoNotFoundError
@@ -167,7 +167,7 @@ def test_links_of_a_hub_cache_to_its_blobs_are_trusted(tmp_path):
     (cache / "blobs").mkdir()
     (cache / "blobs" / "0").touch()
     (snapshot / "vid1.mp4").symlink_to("../../blobs/0")
-    found = dataset("videomme")
+    found = find_dataset("videomme")
     layout = find_layout(found, "test", annotation=snapshot / "x", video_root=snapshot)
     finder = VideoFinder(layout, found.folders, allow_outside=False)
     path, there = finder.find("vid1.mp4")

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks import validate
 from benchmarks.evaluate import evaluate
-from benchmarks.report import write_report
+from benchmarks.report.__main__ import write_report
 from benchmarks.runs import read_run
 from gym_longvideo import EpisodeRecord
 
@@ -25,7 +25,7 @@ pytest.importorskip("pyarrow")
 pytest.importorskip("torchmetrics")
 pytest.importorskip("matplotlib")
 
-from agents.tiny import ENV_OPTIONS, WEIGHTS
+from agents.model.tiny import ENV_OPTIONS, WEIGHTS
 from examples import made_up_benchmark
 
 NAMES = tuple(made_up_benchmark.LAYOUTS)
@@ -223,5 +223,8 @@ def test_the_commands_that_the_example_prints_work(tmp_path: Path, monkeypatch, 
         "report",
     ]
     for _, _, module, *words in commands:
-        assert importlib.import_module(module).main(words) == 0
+        loaded = importlib.import_module(module)
+        if not hasattr(loaded, "main"):  # a package
+            loaded = importlib.import_module(f"{module}.__main__")
+        assert loaded.main(words) == 0
     assert (out / "report" / "longvideobench" / "report.html").stat().st_size > 1000

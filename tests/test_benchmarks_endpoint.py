@@ -13,7 +13,7 @@ import pytest
 from chat_server import RIGHT, USAGE, Handler, completion, serve
 from PIL import Image
 
-from benchmarks.endpoint import Endpoint, EndpointError, Request, chat_message, data_url
+from benchmarks.players.client import Endpoint, EndpointError, Request, chat_message, data_url
 
 HELLO = [{"role": "user", "content": "hello"}]
 Behaviour = Callable[[Handler, dict[str, Any], int], None]
@@ -266,7 +266,7 @@ def test_the_first_refusal_is_logged_and_later_requests_stream_as_before(
         client.close()
     assert all("stream_options" in request for request in server.requests)
     assert [record.getMessage().count("4096") for record in caplog.records
-            if record.name == "benchmarks.endpoint"] == [1]  # fmt: skip
+            if record.name == "benchmarks.players.client"] == [1]  # fmt: skip
 
 
 def test_garbage_costs_one_request_a_retry_once_every_form_was_tried() -> None:

@@ -8,8 +8,8 @@ import pytest
 from benchmark_players import factory, jobs_of, play, reply_of, suite_of
 from chat_server import RIGHT, Handler, serve
 
-from benchmarks.endpoint_player import EndpointDown, EndpointPlayer
-from benchmarks.players import (
+from benchmarks.players.endpoint import EndpointDown, EndpointPlayer
+from benchmarks.players.player import (
     Played,
 )
 

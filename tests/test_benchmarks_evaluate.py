@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from chat_server import RIGHT, Handler, serve
 
-from agents.tiny import ENV_OPTIONS, SUITE_OPTIONS, WEIGHTS
+from agents.model.tiny import ENV_OPTIONS, SUITE_OPTIONS, WEIGHTS
 from benchmarks.controls import CONTROLS
 from benchmarks.evaluate import evaluate, load_suite, main
 from benchmarks.evaluate_config import EvaluateConfig
-from benchmarks.players import Job, Played, ScriptedPlayer
+from benchmarks.players.player import Job, Played
+from benchmarks.players.scripted import ScriptedPlayer
 from benchmarks.runs import RunError, RunWriter, read_run
 from benchmarks.suite import BenchmarkSuite
 from gym_longvideo.haystack import HaystackSuite

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from benchmark_records import final, record, retrieval
 
-from benchmarks.grounding import (
+from benchmarks.scores.grounding import (
     best_overlap,
     best_set_iou,
     grounding,

@@ -10,8 +10,9 @@ import pytest
 import torch
 from benchmark_records import marks, record
 
-from benchmarks import dataset
-from benchmarks.metrics import (
+from benchmarks import find_dataset
+from benchmarks.controls import record_key
+from benchmarks.scores.questions import (
     accuracy,
     accuracy_by_group,
     area_under_curve,
@@ -19,7 +20,6 @@ from benchmarks.metrics import (
     membership,
     overall_accuracy,
     questions,
-    record_key,
 )
 
 MLVU_DEV = ("plotQA", "findNeedle", "ego", "count", "order", "anomaly_reco", "topic_reasoning")
@@ -134,7 +134,7 @@ def test_nextgqa_scores_questions_of_type_tp_as_tn():
         record(str(i), choice, types=(kind,))
         for i, (kind, choice) in enumerate([("TN", 0), ("TP", 1), ("TP", 0), ("CW", 1)])
     )
-    nextgqa = dataset("nextgqa")
+    nextgqa = find_dataset("nextgqa")
     found = accuracy_by_group(asked, nextgqa.groups)["task_type"]
     assert found == {"TN": pytest.approx(2 / 3), "CW": 0.0}
     assert overall_accuracy(asked, nextgqa.groups, nextgqa.overall) == 0.5
@@ -142,12 +142,12 @@ def test_nextgqa_scores_questions_of_type_tp_as_tn():
 
 def test_the_adapter_of_mlvu_asks_for_its_m_avg():
     asked = mlvu({"plotQA": "0001", "count": "11", "ego": "1"})
-    official = overall_accuracy(asked, dataset("mlvu").groups, dataset("mlvu").overall)
+    official = overall_accuracy(asked, find_dataset("mlvu").groups, find_dataset("mlvu").overall)
     assert official == pytest.approx((0.25 + 1 + 1) / 3)
 
 
 def test_videomme_has_four_groupings():
-    videomme = dataset("videomme")
+    videomme = find_dataset("videomme")
 
     def asked_about(i, duration, domain, sub_category, task_type, choice):
         meta = {"duration_group": duration, "domain": domain, "sub_category": sub_category}

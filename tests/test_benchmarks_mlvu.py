@@ -3,7 +3,7 @@ import json
 import pytest
 
 import benchmarks
-from benchmarks.registry import dataset
+from benchmarks.registry import find_dataset
 from gym_longvideo.video.errors import VideoNotFoundError
 
 
@@ -217,5 +217,5 @@ def test_packed_videos_are_named_with_their_command(tmp_path):
 
 
 def test_what_is_published_is_said():
-    found = dataset("mlvu")
+    found = find_dataset("mlvu")
     assert found.splits["dev"].tasks == 2174 and found.splits["test"].tasks == 502

@@ -13,13 +13,13 @@ from agents_training import ENV, small, trained
 from benchmark_players import factory, jobs_of, play, suite_of
 
 from agents.checkpoint import load_policy
-from agents.policy import MLLMPolicy
-from agents.tiny import ENV_OPTIONS, SUITE_OPTIONS, WEIGHTS
+from agents.model.policy import MLLMPolicy
+from agents.model.tiny import ENV_OPTIONS, SUITE_OPTIONS, WEIGHTS
 from benchmarks.card import Card
 from benchmarks.controls import ControlledSuite
 from benchmarks.evaluate import evaluate
 from benchmarks.evaluate_config import EvaluateConfig
-from benchmarks.model_player import (
+from benchmarks.players.model import (
     TRAINED,
     ModelPlayer,
     departures,
@@ -27,7 +27,7 @@ from benchmarks.model_player import (
     trained_with,
     weights_digest,
 )
-from benchmarks.players import (
+from benchmarks.players.player import (
     MeteredText,
 )
 from benchmarks.runs import RunWriter, read_run

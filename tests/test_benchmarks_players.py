@@ -9,15 +9,11 @@ from typing import Any
 import pytest
 from benchmark_players import factory, jobs_of, play, suite_of
 
-from agents.tiny import WEIGHTS
-from benchmarks.crew import Crew
-from benchmarks.players import (
-    Job,
-    ScriptedPlayer,
-    make_player,
-    seed_of,
-    workers,
-)
+from agents.model.tiny import WEIGHTS
+from benchmarks.players.crew import Crew
+from benchmarks.players.make import make_player
+from benchmarks.players.player import Job, seed_of, workers
+from benchmarks.players.scripted import ScriptedPlayer
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.haystack import HaystackSuite
 from gym_longvideo.task import Task

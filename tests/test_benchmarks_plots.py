@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from benchmarks.plots import Point, Series, plot_budget, plot_cost, plot_groups
+from benchmarks.report.plots import Point, Series, plot_budget, plot_cost, plot_groups
 
 A = Series("ours", (Point(0.705, 0.65, 0.74, 1900), None, Point(1.0, 0.8, 1.0, 3)))
 B = Series("base", (Point(0.2, 0.0, 0.5, 7), Point(0.5, 0.45, 0.55, 90), None))
@@ -47,7 +47,7 @@ def test_the_same_numbers_give_the_same_bytes():
 
 def test_another_process_draws_the_same_bytes():
     code = (
-        "from benchmarks.plots import *; import sys;"
+        "from benchmarks.report.plots import *; import sys;"
         "svg = plot_groups(['x'], [Series('a', (Point(.5, .4, .6, 9),))], title='t');"
         "sys.stdout.buffer.write(svg.encode())"
     )
@@ -119,5 +119,5 @@ def test_many_runs_keep_apart_by_marker_and_colour():
 
 
 def test_importing_the_module_does_not_import_matplotlib():
-    code = "import sys, benchmarks.plots; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, benchmarks.report.plots; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmark_runs import make_card
 
-from benchmarks.published import (
+from benchmarks.report.published import (
     BASE,
     BENCHMARKS,
     LIMIT,
@@ -122,9 +122,9 @@ def test_what_the_paper_leaves_open_is_named_with_what_it_is_here():
 
 
 def test_benchmarks_are_those_of_the_registry_with_its_splits_and_counts():
-    from benchmarks.registry import dataset
+    from benchmarks.registry import find_dataset
 
     for name, benchmark in BENCHMARKS.items():
-        found = dataset(name)
+        found = find_dataset(name)
         assert (found.title, found.default_split) == (benchmark.title, benchmark.split)
         assert found.splits[benchmark.split].tasks == benchmark.questions

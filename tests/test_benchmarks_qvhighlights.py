@@ -4,9 +4,9 @@ from itertools import pairwise
 import pytest
 
 import benchmarks
-from benchmarks.dataset import Defect
-from benchmarks.registry import dataset
-from benchmarks.segment_choice import choose
+from benchmarks.datasets.dataset import Defect
+from benchmarks.datasets.segment_choice import choose
+from benchmarks.registry import find_dataset
 
 
 def row(qid=5, **changes):
@@ -172,7 +172,7 @@ def test_a_converted_file_has_questions_and_the_original_is_refused(tmp_path):
 
 
 def test_the_three_are_different_datasets_of_one_module():
-    found = {name: dataset(name) for name in benchmarks.ENV_IDS if name.startswith("qvh")}
+    found = {name: find_dataset(name) for name in benchmarks.ENV_IDS if name.startswith("qvh")}
     assert len(found) == 3 and all(each.name == name for name, each in found.items())
     counts = {name: split.tasks for name, split in found["qvhighlights_grounding"].splits.items()}
     assert counts == {"train": 7218, "val": 1550, "test": 1542}

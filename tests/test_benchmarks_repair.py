@@ -3,8 +3,14 @@ import json
 import pytest
 
 import benchmarks
-from benchmarks.dataset import Defect
-from benchmarks.repair import clean_segments, diagnose, embedded_options, index_answer, text_answer
+from benchmarks.datasets.dataset import Defect
+from benchmarks.datasets.repair import (
+    clean_segments,
+    diagnose,
+    embedded_options,
+    index_answer,
+    text_answer,
+)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +136,7 @@ def test_missing_numbers_of_parquet_are_null(tmp_path):
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    from benchmarks.tables import read_table
+    from benchmarks.datasets.rows import read_table
 
     parquet.write_table(pa.table({"x": [1.5, float("nan")]}), tmp_path / "a.parquet")
     assert [row.fields for row in read_table(tmp_path / "a.parquet")] == [{"x": 1.5}, {"x": None}]

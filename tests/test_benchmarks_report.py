@@ -11,12 +11,12 @@ import shutil
 import pytest
 from benchmark_runs import make_card, make_record, played, read_lines, turn, write_run
 
-from benchmarks.registry import dataset
-from benchmarks.report import main, write_report
-from benchmarks.report_examples import make_example, pick
-from benchmarks.report_tables import DASH
+from benchmarks.registry import find_dataset
+from benchmarks.report.__main__ import main, write_report
+from benchmarks.report.examples import make_example, pick
+from benchmarks.report.tables import DASH
 from benchmarks.runs import read_run
-from benchmarks.summary import summarize
+from benchmarks.scores.summary import summarize
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
 
@@ -359,7 +359,7 @@ def test_a_summary_on_disk_is_used_only_while_it_is_of_these_records(tmp_path):
     run = write_run(tmp_path / "mine", card, played(card, 1))
     report(tmp_path, run)
     from benchmarks.runs import read_run
-    from benchmarks.summary import summarize
+    from benchmarks.scores.summary import summarize
 
     old = {**summarize(read_run(run)), "accuracy": {"value": 0.125, "low": 0.1, "high": 0.2}}
     path = run / "summary.json"
@@ -541,7 +541,7 @@ def test_other_benchmarks_have_one_convention(tmp_path):
 
 def test_a_summary_of_an_earlier_version_leaves_the_new_cells_empty(tmp_path):
     run = silent_run(tmp_path, "nextgqa", ("CW", "TN"))
-    summary = summarize(read_run(run), dataset("nextgqa"))
+    summary = summarize(read_run(run), find_dataset("nextgqa"))
     del summary["accuracy_answered"]["n"], summary["grounding"]["official"]
     for rows in summary["groups"].values():
         for row in rows.values():

@@ -14,7 +14,7 @@ from worlds import GreySuite
 
 from benchmarks.card import CardMismatch, require_same
 from benchmarks.compare import compare
-from benchmarks.report import write_report
+from benchmarks.report.__main__ import write_report
 from benchmarks.rescore import compare_scores, main, rescore_run, table, write_rescored
 from benchmarks.runs import RunWriter, read_run
 from gym_longvideo.env import LongVideoQAEnv

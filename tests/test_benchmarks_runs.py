@@ -13,9 +13,8 @@ import pytest
 
 from agents.scripted import make_agent
 from benchmarks.card import Card, make_card
-from benchmarks.controls import ControlledSuite
-from benchmarks.metrics import record_key
-from benchmarks.players import new_cost
+from benchmarks.controls import ControlledSuite, record_key
+from benchmarks.players.player import new_cost
 from benchmarks.runs import RunError, RunWriter, read_run, write_json
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.haystack import HaystackSuite

@@ -12,11 +12,12 @@ import pytest
 from benchmark_records import FakeRun, card, final, marks, record, retrieval, run
 
 from agents.scripted import make_agent
-from benchmarks.behaviour import behaviour, costs
 from benchmarks.card import CardMismatch, make_card
-from benchmarks.grounding import grounding
-from benchmarks.summary import Results, budget_curve, dataset_of, summarize
-from benchmarks.videomme import VIDEOMME
+from benchmarks.datasets.videomme import VIDEOMME
+from benchmarks.registry import dataset_of
+from benchmarks.scores.behaviour import behaviour, costs
+from benchmarks.scores.grounding import grounding
+from benchmarks.scores.summary import Results, budget_curve, summarize
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from golden_episodes import EPISODES, KINDS, episodes, golden
 
 from benchmarks.compare import compare
 from benchmarks.runs import read_run
-from benchmarks.summary import summarize
+from benchmarks.scores.summary import summarize
 
 GOLDEN = Path(__file__).parent / "golden"
 

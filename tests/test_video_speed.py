@@ -9,7 +9,7 @@ import clips
 import numpy as np
 import pytest
 
-from gym_longvideo import speed
+from benchmarks.speed import video as speed
 from gym_longvideo.video import open_video
 
 

@@ -18,7 +18,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from agents import tiny
+from agents.model import tiny
 from agents.pretrain_tiny import PretrainConfig, pretrain
 from examples.study.plan import ARMS, BASE
 from examples.study.stats import mean_of
@@ -70,7 +70,8 @@ def aim(weights: Path, *, episodes: int = 512, seed: int = 0) -> tuple[int, int]
     """
     import torch
 
-    from agents.policy import MLLMPolicy, Sampling
+    from agents.model.policy import MLLMPolicy
+    from agents.model.sampling import Sampling
     from agents.rollout import RolloutCollector
     from gym_longvideo.haystack import oracle
 
@@ -115,7 +116,8 @@ def worth(weights: Path, *, episodes: int = 2048, seed: int = 0) -> dict[str, li
     """
     import torch
 
-    from agents.policy import MLLMPolicy, Sampling
+    from agents.model.policy import MLLMPolicy
+    from agents.model.sampling import Sampling
     from agents.rollout import RolloutCollector
 
     policy = MLLMPolicy.from_pretrained(weights)
@@ -139,7 +141,7 @@ def worth(weights: Path, *, episodes: int = 2048, seed: int = 0) -> dict[str, li
 
 def main() -> None:
     """Run from the command line."""
-    from agents.intervals import wilson
+    from agents.confidence import wilson
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.plots import RC
+from benchmarks.report.plots import RC
 from examples.study.plan import AMOUNTS, ARMS, BUDGET, EARLY, GROUPS, MINUTES, THRESHOLDS
 from examples.study.stats import Mean, Runs, mean_of, summary
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agents import tiny
 from agents.config import TrainConfig
 from agents.curriculum import PATIENCE, STAGES
+from agents.model import tiny
 from agents.ppo_config import make_config
 
 UPDATES = 20

@@ -1,0 +1,456 @@
+"""MLLMPolicy: an image-text-to-text model of the Qwen2.5-VL kind as a policy over replies.
+
+One forward path serves generation, scoring and training: embeddings with the vision features put
+in, explicit M-RoPE positions, the language model, and the head at response positions only.
+Log-probabilities are those of softmax(logits / temperature) over the ids that may be sampled, in
+fp32; the same set is left out in sampling and in training.
+
+Traps of transformers 5 that shaped this file: positions must be explicit (``rows``); ``generate``
+falls back to top_k=50 and to what generation_config.json says, so it is not used; with gradient
+checkpointing, an adapter that is switched between forward and backward gets no gradient.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from agents.model.chat import Block, ChatCodec, ImageGrid
+from agents.model.rows import Batch, Row, collate, make_row
+from agents.model.sampling import Sampling
+from agents.model.vision import FrameEncoder
+
+ACTOR, CRITIC = "actor", "critic"
+# Above as many logits (256 MB in single precision) they are computed for so many tokens at a time.
+CHUNK_ABOVE, CHUNK = 2**26, 1024
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters on every linear layer of the language model.
+
+    Attributes:
+        rank: Of each adapter.
+        alpha: Scale; the update is multiplied by alpha / rank.
+    """
+
+    rank: int = 64
+    alpha: float = 64.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0:
+            raise ValueError(f"LoRA rank={self.rank} and alpha={self.alpha} must be positive")
+
+
+class Scores(NamedTuple):
+    """A scoring pass over rows; N is the most response tokens of a row, right padded.
+
+    Attributes:
+        log_probs: (B, N) float32 of the sampled ids.
+        entropy: (B, N) float32 in nats.
+        hidden: (B, N, hidden) states that predict each response token; None unless wanted.
+        mask: (B, N) bool.
+    """
+
+    log_probs: torch.Tensor
+    entropy: torch.Tensor
+    hidden: torch.Tensor | None
+    mask: torch.Tensor
+
+
+class MLLMPolicy:
+    """A model with its codec, its adapters and its memory of frames.
+
+    Fresh adapters are drawn from torch's global generator, as peft does it: seed that first, with
+    ``torch.manual_seed``, for the same ones again (``Trainer`` does). Adapters are in single
+    precision whatever the model is in, because their steps are small.
+
+    Args:
+        model: A ``Qwen2_5_VLForConditionalGeneration`` or one that is built like it.
+        codec: Of the same model.
+        mean: Image normalisation per channel.
+        std: Image normalisation per channel.
+        lora: Train adapters instead of all weights.
+        train_vision: Whether the vision tower is trained; then its features are never remembered.
+        checkpointing: Recompute activations of the language model in the backward pass.
+        feature_cache_mb: Memory for features of frames.
+
+    Raises:
+        ValueError: If the model does not give the positions of images as this policy does.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        codec: ChatCodec,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        lora: LoRA | None = None,
+        train_vision: bool = False,
+        checkpointing: bool = False,
+        feature_cache_mb: float = 512.0,
+    ) -> None:
+        self.codec = codec
+        self.lora = lora
+        self.train_vision = train_vision
+        self.base: Any = model
+        core = model.model
+        if not hasattr(core, "visual") or not hasattr(core, "language_model"):
+            raise ValueError(
+                f"{type(model).__name__} has no model.visual and model.language_model; use a "
+                "model of the Qwen2.5-VL kind"
+            )
+        if lora is not None and train_vision:
+            raise ValueError("train_vision=True trains all of the tower; it needs lora=None")
+        core.visual.requires_grad_(train_vision)
+        self.language: Any = core.language_model
+        self.head: Any = model.lm_head
+        self.peft: Any = _with_adapter(model, lora) if lora is not None else None
+        self.encoder = FrameEncoder(
+            core.visual,
+            codec.grid,
+            mean,
+            std,
+            capacity_mb=feature_cache_mb,
+            cached=not train_vision,
+        )
+        if checkpointing:
+            # transformers 5.23 deprecates the name that earlier ones know.
+            enable = getattr(self.language, "activation_checkpointing_enable", None)
+            (enable or self.language.gradient_checkpointing_enable)({"use_reentrant": False})
+        self.checkpointing = checkpointing
+        model.eval()  # no dropout anywhere: the first ratio must be 1
+        self._suppressed = torch.from_numpy(codec.suppressed).to(self.device)
+        self._check_positions()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device | None = None,
+        attention: str | None = None,
+        **options: Any,
+    ) -> MLLMPolicy:
+        """Load a model from a directory or the hub.
+
+        Args:
+            path: Directory or hub id.
+            dtype: "auto" is bfloat16 on a GPU and float32 on a CPU.
+            device: The GPU if there is one, by default.
+            attention: Of the language model: "sdpa" (default), "eager", "flash_attention_2".
+            **options: As the constructor takes them.
+        """
+        from transformers import AutoConfig, AutoModelForImageTextToText
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+            Qwen2VLImageProcessorPil,
+        )
+
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if dtype == "auto":
+            dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
+        config = AutoConfig.from_pretrained(str(path))
+        if getattr(config, "vision_config", None) is None:
+            raise ValueError(
+                f"model {str(path)!r} ({config.model_type}) takes no images; use one of the "
+                "Qwen2.5-VL kind"
+            )
+        codec = ChatCodec.from_pretrained(path, config)
+        images = Qwen2VLImageProcessorPil.from_pretrained(str(path))
+        cut = ImageGrid(images.patch_size, images.merge_size, images.temporal_patch_size)
+        if cut != codec.grid:
+            raise ValueError(
+                f"the image processor of {str(path)!r} cuts {cut}, the vision tower takes "
+                f"{codec.grid}; the files do not belong to one model"
+            )
+        # Off the GPU the tower attends image by image, where eager is faster than sdpa.
+        tower = "eager" if place.type == "cpu" else "sdpa"
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            str(path),
+            dtype=dtype,
+            attn_implementation={"text_config": attention or "sdpa", "vision_config": tower},
+        )
+        return cls(model.to(place), codec, mean=images.image_mean, std=images.image_std, **options)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.head.weight.device
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the language model."""
+        return int(self.base.config.get_text_config().hidden_size)
+
+    def actor_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that post-training moves."""
+        if self.peft is None:
+            return [p for p in self.base.parameters() if p.requires_grad]
+        named = self.base.named_parameters()
+        return [p for name, p in named if f".{ACTOR}." in name]
+
+    def row(self, blocks: Sequence[Block]) -> Row:
+        """Lay out a dialogue."""
+        return make_row(blocks, self.codec.grid, self.codec.image_token_id)
+
+    def weights(self) -> nn.ModuleDict:
+        """Return what full training moves; a copy can stand in for it, see ``using``."""
+        modules = {"language": self.language, "head": self.head}
+        if self.train_vision:
+            modules["visual"] = self.encoder.visual
+        return nn.ModuleDict(modules)
+
+    @contextmanager
+    def using(self, modules: nn.ModuleDict) -> Iterator[None]:
+        """Run other modules in place of the policy's own: "language", "head", "visual"."""
+        own = self.language, self.head, self.encoder.visual
+        self.language = modules["language"]
+        self.head = modules["head"] if "head" in modules else self.head
+        self.encoder.visual = modules["visual"] if "visual" in modules else self.encoder.visual
+        try:
+            yield
+        finally:
+            self.language, self.head, self.encoder.visual = own
+
+    def embed(self, batch: Batch, *, train_tower: bool = True) -> torch.Tensor:
+        """Return (B, L, hidden) embeddings with the features of the frames put in.
+
+        Args:
+            batch: Rows, padded.
+            train_tower: Whether gradients may reach the vision tower, if it is trained at all.
+        """
+        embeds = self.language.get_input_embeddings()(batch.ids)
+        return self._put_features(embeds, batch, train_tower)
+
+    def score(
+        self,
+        rows: Sequence[Row],
+        *,
+        temperature: float = 1.0,
+        with_entropy: bool = True,
+        with_hidden: bool = False,
+    ) -> Scores:
+        """Score the response tokens of rows in one forward pass; autograd decides on gradients.
+
+        Args:
+            rows: Sequences that each hold at least one response token.
+            temperature: Of the softmax.
+            with_entropy: Whether entropies are wanted; they cost a pass over the vocabulary.
+            with_hidden: Whether the states are wanted, as a critic that is a head reads them.
+        """
+        states, ids, mask = self.states(rows)
+        log_probs, entropy = self._log_probs(states, ids, temperature, with_entropy)
+        hidden = spread(states, mask) if with_hidden else None
+        return Scores(spread(log_probs, mask), spread(entropy, mask), hidden, mask)
+
+    def states(
+        self, rows: Sequence[Row], *, train_tower: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Run the language model with the adapter that is active.
+
+        Args:
+            rows: Sequences that each hold at least one response token.
+            train_tower: As ``embed`` takes it.
+
+        Returns:
+            (T, hidden) states that predict the T response tokens of all rows, in order; their (T,)
+            ids; and the (B, N) bool mask of where they belong, see ``spread``.
+        """
+        batch = collate(rows, 0, device=self.device)
+        with self._recomputing():
+            states = self.language(
+                inputs_embeds=self.embed(batch, train_tower=train_tower),
+                attention_mask=batch.attention,
+                position_ids=batch.positions,
+                use_cache=False,
+            ).last_hidden_state
+        # The state before a token predicts it.
+        wanted = batch.sampled[:, 1:]
+        counts = batch.sampled.sum(1)
+        mask = torch.arange(int(counts.max()), device=self.device) < counts[:, None]
+        return states[:, :-1][wanted], batch.ids[:, 1:][wanted], mask
+
+    def logits(self, states: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Return fp32 logits / temperature, -inf for ids that are never sampled."""
+        logits = self.head(states).float() / temperature
+        return logits.index_fill(-1, self._suppressed, -torch.inf)
+
+    @contextmanager
+    def adapter(self, name: str | None) -> Iterator[None]:
+        """Use another adapter, or none (the reference): forward, backward and step inside.
+
+        Raises:
+            RuntimeError: If the policy was made without ``lora``.
+        """
+        if self.peft is None:
+            raise RuntimeError("there are no adapters; pass lora= to the policy")
+        if name is None:
+            with self.peft.disable_adapter():
+                yield
+            return
+        before = self.peft.active_adapter
+        self.peft.set_adapter(name)
+        try:
+            yield
+        finally:
+            self.peft.set_adapter(before)
+
+    def add_adapter(self, name: str) -> list[nn.Parameter]:
+        """Add another adapter on the same frozen weights; return its parameters."""
+        if self.lora is None:
+            raise ValueError(f"adapter {name!r} needs lora=; pass it to the policy")
+        self.peft.add_adapter(name, lora_config(self.lora))
+        self.peft.set_adapter(ACTOR)
+        return [p for key, p in self.base.named_parameters() if f".{name}." in key]
+
+    def session(self, sampling: Sampling, generator: torch.Generator | None = None) -> Any:
+        """Return a ``DecodeSession`` over this policy."""
+        from agents.model.decoding import DecodeSession
+
+        return DecodeSession(self, sampling, generator)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write what ``from_pretrained`` loads; with LoRA the adapter, in ``actor/``."""
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+            Qwen2VLImageProcessorPil,
+        )
+
+        if self.peft is not None:
+            self.peft.save_pretrained(str(directory), selected_adapters=[ACTOR])
+        else:
+            self.base.save_pretrained(str(directory))
+        self.codec.tokenizer.save_pretrained(str(directory))
+        grid = self.codec.grid
+        Qwen2VLImageProcessorPil(
+            patch_size=grid.patch,
+            merge_size=grid.merge,
+            temporal_patch_size=grid.temporal,
+            image_mean=list(self.encoder.mean),
+            image_std=list(self.encoder.std),
+        ).save_pretrained(str(directory))
+
+    @contextmanager
+    def _recomputing(self) -> Iterator[None]:
+        """Let the layers of the language model forget their activations, if that was asked for.
+
+        transformers 5 does so only in training mode, in which it also drops the KV cache. So the
+        layers are in training mode for this forward alone; what is inside them stays without
+        dropout.
+        """
+        layers = self.language.layers if self.checkpointing and torch.is_grad_enabled() else ()
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
+
+    def _put_features(self, embeds: torch.Tensor, batch: Batch, train_tower: bool) -> torch.Tensor:
+        if not batch.frames:
+            return embeds
+        with torch.set_grad_enabled(torch.is_grad_enabled() and train_tower):
+            features = torch.cat(self.encoder(batch.frames)).to(embeds.dtype)
+        places = batch.ids == self.codec.image_token_id
+        places &= batch.attention.bool()
+        return embeds.masked_scatter(places.unsqueeze(-1), features)
+
+    def _log_probs(
+        self, states: torch.Tensor, ids: torch.Tensor, temperature: float, with_entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (T,) log-probabilities and entropies, in chunks where logits would be many.
+
+        The logits exist several times over in single precision, and autograd keeps most of them.
+        A chunk needs them one after another, and with gradients computes them again.
+        """
+        if len(ids) * self.head.weight.shape[0] <= CHUNK_ABOVE:
+            return self._log_probs_at_once(states, ids, temperature, with_entropy)
+        parts = []
+        for some, their_ids in zip(states.split(CHUNK), ids.split(CHUNK), strict=True):
+            args = (some, their_ids, temperature, with_entropy)
+            if torch.is_grad_enabled():
+                parts.append(
+                    checkpoint(
+                        self._log_probs_at_once,
+                        *args,
+                        use_reentrant=False,
+                        preserve_rng_state=False,
+                    )
+                )
+            else:
+                parts.append(self._log_probs_at_once(*args))
+        log_probs, entropy = zip(*parts, strict=True)
+        return torch.cat(log_probs), torch.cat(entropy)
+
+    def _log_probs_at_once(
+        self, states: torch.Tensor, ids: torch.Tensor, temperature: float, with_entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self.logits(states, temperature)
+        norm = logits.logsumexp(-1)
+        log_probs = logits.gather(-1, ids[:, None])[:, 0] - norm
+        if not with_entropy:
+            return log_probs, torch.zeros_like(log_probs)
+        probs = (logits - norm[:, None]).exp()
+        finite = logits.masked_fill(torch.isinf(logits), 0.0)
+        return log_probs, norm - (probs * finite).sum(-1)
+
+    def _check_positions(self) -> None:
+        """Compare our positions with the model's own on a small dialogue."""
+        index = getattr(self.base.model, "get_rope_index", None)
+        unit = self.codec.grid.patch * self.codec.grid.merge
+        frame = np.zeros((2 * unit, 3 * unit, 3), np.uint8)
+        content = [{"type": "text", "text": "a"}, {"type": "image", "image": frame}] * 2
+        row = self.row([self.codec.user(content)])
+        if index is None:
+            raise ValueError(f"{type(self.base.model).__name__} has no get_rope_index")
+        merge = self.codec.grid.merge
+        ids = torch.from_numpy(row.ids)[None]
+        theirs, _ = index(
+            ids,
+            mm_token_type_ids=(ids == self.codec.image_token_id).int(),
+            image_grid_thw=torch.tensor([[1, 2 * merge, 3 * merge]] * 2),
+        )
+        if not np.array_equal(theirs[:, 0].numpy(), row.positions):
+            raise ValueError(
+                f"{type(self.base).__name__} places images unlike Qwen2.5-VL; this policy would "
+                "give it wrong positions"
+            )
+
+
+def spread(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Put (T, ...) values where (B, N) ``mask`` is True, zeros elsewhere: (B, N, ...)."""
+    out = values.new_zeros(*mask.shape, *values.shape[1:])
+    return out.masked_scatter(mask.view(*mask.shape, *[1] * (values.ndim - 1)), values)
+
+
+def lora_config(lora: LoRA) -> Any:
+    """Return the peft configuration of an adapter of the language model."""
+    from peft import LoraConfig
+
+    linear = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=0.0,  # dropout would make the first ratio differ from 1
+        target_modules=rf".*language_model\..*\.({'|'.join(linear)})",
+    )
+
+
+def _with_adapter(model: Any, lora: LoRA) -> Any:
+    from peft import get_peft_model
+
+    with warnings.catch_warnings():
+        # peft 0.21 asks for a name that transformers 5.23 deprecates.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        return get_peft_model(model, lora_config(lora), adapter_name=ACTOR)

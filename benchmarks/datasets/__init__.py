@@ -1,0 +1,1 @@
+"""One module a benchmark, and what they share: layouts, rows, repairs."""

@@ -1,0 +1,1 @@
+"""Whoever plays the tasks of a suite: scripted agents, models here, models behind a server."""

@@ -1,0 +1,359 @@
+"""ModelPlayer: plays a multimodal language model on this machine, greedily and in batches.
+
+Rows of a batch are computed as if each were alone, up to rounding. So which episodes share a batch,
+which differs after an interruption, can change a reply only where two tokens are equally likely.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from agents.checkpoint import CheckpointError, find, load_policy, read_state
+from agents.config import TrainConfig
+from agents.model.chat import Block
+from agents.model.decoding import DecodeSession
+from agents.model.policy import MLLMPolicy
+from agents.model.sampling import Reply, Sampling
+from agents.model.tiny import ENV_OPTIONS, WEIGHTS
+from agents.rollout import Episode, RolloutCollector
+from benchmarks.players.player import Job, MakeEnv, MeteredText, Played, describe, new_cost
+from gym_longvideo.env import LongVideoQAEnv
+from gym_longvideo.video.errors import VideoError
+
+CONCURRENCY = 8
+MAX_NEW_TOKENS = 512
+# Settings of the environment that decide what a checkpoint learned to see and do.
+TRAINED = (
+    "max_turns", "frame_budget", "overview_frames", "frames_per_retrieval", "pool_size",
+    "pool_rule", "frame_size", "fit", "retrieval",
+)  # fmt: skip
+
+
+class ModelPlayer:
+    """Plays a model.
+
+    Args:
+        path: Directory of a run of ``agents.train`` or of a checkpoint; or directory or hub id of a
+            model of the Qwen2.5-VL kind.
+        make_env: Makes an environment.
+        protocol: Text protocol.
+        concurrency: Dialogues in a batch; 0 for 8.
+        max_new_tokens: Longest reply; 0 for what a checkpoint was trained with, else 512.
+        history: Earlier turns that stay in context; by default as many as a checkpoint was trained
+            with, else all.
+        dtype: Of a model's weights; a checkpoint has its own.
+        device: The GPU if there is one, by default.
+        attention: Of a model, as ``MLLMPolicy.from_pretrained`` takes it.
+
+    Raises:
+        ValueError: If there is no such model, or the frames do not fit it.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        make_env: MakeEnv,
+        *,
+        protocol: str = "tags",
+        concurrency: int = 0,
+        max_new_tokens: int = 0,
+        history: int | None = None,
+        dtype: str = "auto",
+        device: str | None = None,
+        attention: str | None = None,
+    ) -> None:
+        for name, value in (("concurrency", concurrency), ("max_new_tokens", max_new_tokens)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name}={value!r} must be a whole number, 0 or more")
+        try:
+            checkpoint = _checkpoint(path)
+            if checkpoint is None:
+                kind: Any = dtype if dtype == "auto" else getattr(torch, dtype)
+                self._model = MLLMPolicy.from_pretrained(
+                    path, dtype=kind, device=device, attention=attention
+                )
+            else:
+                if dtype != "auto" or attention is not None:
+                    raise ValueError(f"dtype={dtype!r} and attention={attention!r} are those of a "
+                                     "model; a checkpoint has its own")  # fmt: skip
+                trained = TrainConfig.from_json(read_state(checkpoint)["config"])
+                history = trained.ppo.history if history is None else history
+                max_new_tokens = max_new_tokens or trained.max_new_tokens
+                self._model = load_policy(checkpoint, device)
+        except (OSError, AttributeError, CheckpointError) as error:
+            raise ValueError(f"policy={path!r} cannot be loaded: {error}") from error
+        self.protocol = protocol
+        self._sampling = Sampling(greedy=True, max_new_tokens=max_new_tokens or MAX_NEW_TOKENS)
+        self._history = history
+        first = make_env()
+        self._model.codec.grid.tokens(*first.frame_size)  # raises if frames do not fit
+        self._make_env, self._envs = make_env, [MeteredText(first, protocol)]
+        self._count = concurrency or CONCURRENCY
+        self._collector: RolloutCollector | None = None
+        self._meter = _Meter(self._model)
+        self._model.session = self._session  # the collector asks the policy for one
+        self.policy: Mapping[str, Any] = {
+            "kind": "model",
+            "name": Path(path).name if Path(path).is_dir() else path,
+            "weights": weights_digest(self._model),
+            **stack(self._model),
+            "sampling": "greedy",
+            "max_new_tokens": self._sampling.max_new_tokens,
+            "history": history,
+        }
+
+    def play(self, jobs: Sequence[Job]) -> Iterator[Played]:
+        """Yield what became of each job, batch by batch."""
+        names = {job.task: job.key for job in jobs}
+        pending = deque(jobs)
+        collector = self._ready(len(jobs))
+        size = len(collector.envs)
+        while pending:
+            taken = [pending.popleft() for _ in range(min(size, len(pending)))]
+            ahead = [job.task for job in islice(pending, size)]
+
+            def spare(taken: list[Job] = taken) -> int:
+                """Name a job in place of one whose video cannot be opened."""
+                if not pending:
+                    raise _NoneLeft
+                taken.append(pending.pop())
+                return taken[-1].task
+
+            skipped = len(collector.skipped)
+            indices = [job.task for job in taken]
+            try:
+                played = self._collect(collector, indices, replacement=spare, upcoming=ahead)
+            except (VideoError, _NoneLeft):
+                played = []  # nobody knows which of the others had begun
+            failed = dict(collector.skipped[skipped:])
+            for index, error in failed.items():
+                yield Played(names[index], None, {}, error)
+            yield from played
+            done = {result.key for result in played}
+            for job in taken:
+                if job.task not in failed and job.key not in done:
+                    yield self._alone(collector, job)
+
+    def close(self) -> None:
+        """Stop the threads and close the environments."""
+        if self._collector is not None:
+            self._collector.close()
+        for env in self._envs:
+            env.close()
+
+    def _ready(self, jobs: int) -> RolloutCollector:
+        if self._collector is None:
+            while len(self._envs) < min(self._count, jobs):
+                self._envs.append(MeteredText(self._make_env(), self.protocol))
+            self._collector = RolloutCollector(
+                self._envs, self._model, history=self._history, keep_records=True
+            )
+        return self._collector
+
+    def _alone(self, collector: RolloutCollector, job: Job) -> Played:
+        try:
+            return self._collect(collector, [job.task])[0]
+        except VideoError as error:
+            return Played(job.key, None, {}, describe(error))
+
+    def _collect(
+        self, collector: RolloutCollector, indices: list[int], **options: Any
+    ) -> list[Played]:
+        self._meter.clear()
+        episodes = collector.collect(indices, self._sampling, **options)
+        return [self._played(episode, place) for place, episode in enumerate(episodes)]
+
+    def _played(self, episode: Episode, place: int) -> Played:
+        # The environment may be on its way to the next task, but it has not ended that one.
+        if episode.infra_error or episode.record is None:
+            return Played(episode.task_id, None, {}, episode.infra_error or "no record")
+        cost = new_cost(
+            **self._envs[place].cost,
+            **self._meter.of(place),
+            reply_tokens=sum(len(turn.reply.ids) for turn in episode.turns),
+            requests=len(episode.turns),
+        )
+        return Played(episode.task_id, episode.record, cost, "")
+
+    def _session(self, sampling: Sampling, generator: torch.Generator | None = None) -> Any:
+        return _MeteredSession(self._model, sampling, generator, self._meter)
+
+
+class _NoneLeft(Exception):
+    """There is no job left to take the place of another."""
+
+
+class _Meter:
+    """Tokens fed and seconds spent, by the place of a dialogue in its batch.
+
+    Each dialogue of a batch bears an equal share of its seconds, so that sums over episodes are
+    those of the run.
+    """
+
+    def __init__(self, policy: MLLMPolicy) -> None:
+        self.image_id = policy.codec.image_token_id
+        self.on_gpu = policy.device.type == "cuda"
+        self._sums: dict[int, np.ndarray] = {}
+
+    def clear(self) -> None:
+        self._sums = {}
+
+    def add(self, place: int, blocks: Sequence[Block], prefill_s: float, generate_s: float) -> None:
+        tokens = sum(len(block.ids) for block in blocks)
+        visual = sum(int((block.ids == self.image_id).sum()) for block in blocks)
+        more = np.array([tokens, visual, prefill_s, generate_s])
+        self._sums[place] = self._sums.get(place, np.zeros(4)) + more
+
+    def of(self, place: int) -> dict[str, Any]:
+        tokens, visual, prefill_s, generate_s = self._sums[place].tolist()
+        return {
+            "prompt_tokens": int(tokens),
+            "visual_tokens": int(visual),
+            "prefill_s": prefill_s,
+            "generate_s": generate_s,
+        }
+
+    def now(self) -> float:
+        if self.on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+class _MeteredSession(DecodeSession):
+    """A session that tells how long its prefill and its decoding take."""
+
+    def __init__(
+        self,
+        policy: MLLMPolicy,
+        sampling: Sampling,
+        generator: torch.Generator | None,
+        meter: _Meter,
+    ) -> None:
+        super().__init__(policy, sampling, generator)
+        self._meter = meter
+        self._first = 0.0
+
+    def reply(
+        self, keys: Sequence[Any], blocks: Sequence[Sequence[Block]], *, fresh: bool = False
+    ) -> list[Reply]:
+        started = self._meter.now()
+        replies = super().reply(keys, blocks, fresh=fresh)
+        ended = self._meter.now()
+        prefill_s, generate_s = self._first - started, ended - self._first
+        for place, new in zip(keys, blocks, strict=True):
+            self._meter.add(place, new, prefill_s / len(keys), generate_s / len(keys))
+        return replies
+
+    def _prefill(self, rows: Any) -> torch.Tensor:
+        states = super()._prefill(rows)
+        self._first = self._meter.now()
+        return states
+
+
+def weights_digest(policy: MLLMPolicy) -> str:
+    """Return a digest of every weight that plays, adapters included: 12 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=6)
+    for name, weight in sorted(policy.base.named_parameters()):
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
+        digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def stack(policy: MLLMPolicy) -> dict[str, Any]:
+    """Return what else decides the replies of given weights, JSON-able.
+
+    The same weights with another attention, precision, device or version round elsewhere, and with
+    another tokenizer, chat template or normalisation of images they are told something else.
+    """
+    config, codec, encoder = policy.base.config, policy.codec, policy.encoder
+    parts = {"text": config.get_text_config(), "vision": config.vision_config}
+    return {
+        "dtype": str(policy.head.weight.dtype).removeprefix("torch."),
+        "device": policy.device.type,
+        "attention": {name: part._attn_implementation for name, part in parts.items()},
+        "versions": {"torch": str(torch.__version__), "transformers": transformers.__version__},
+        "tokenizer": _digest(codec.tokenizer.backend_tokenizer.to_str()),
+        "chat_template": _digest(json.dumps(codec.tokenizer.chat_template, sort_keys=True)),
+        "images": {**asdict(codec.grid), "mean": list(encoder.mean), "std": list(encoder.std)},
+    }
+
+
+def trained_with(path: str) -> dict[str, Any]:
+    """Return what a checkpoint was trained with, by the names that ``evaluate`` takes.
+
+    Args:
+        path: Of a checkpoint or a run that has one; whatever else lies there gives ``{}``.
+
+    Returns:
+        "protocol" and every one of ``TRAINED`` as it was given to the environment.
+
+    Raises:
+        ValueError: If the configuration of the checkpoint cannot be read.
+    """
+    if not Path(path).is_dir():
+        return {}
+    try:
+        checkpoint = find(path)
+    except CheckpointError:
+        return {}  # whether it is a model, its player finds out
+    try:
+        config = TrainConfig.from_json(read_state(checkpoint)["config"])
+    except (CheckpointError, KeyError, TypeError) as error:
+        raise ValueError(f"policy={path!r} cannot be loaded: {error}") from error
+    tiny = config.suite == "haystack" and Path(config.model) == WEIGHTS
+    given = config.env or (ENV_OPTIONS if tiny else {})
+    known = inspect.signature(LongVideoQAEnv).parameters
+    settings = {name: given.get(name, known[name].default) for name in TRAINED}
+    return {"protocol": config.protocol, **settings}
+
+
+def departures(trained: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
+    """Say in which knobs a choice differs from what a checkpoint was trained with.
+
+    Shares of a frame budget are compared as the numbers that they come to.
+
+    Args:
+        trained: What ``trained_with`` returned.
+        chosen: The same knobs.
+
+    Raises:
+        ValueError: If the environment refuses one of them.
+    """
+    theirs, ours = _effective(trained), _effective(chosen)
+    return [f"{k}={ours[k]!r} (trained with {theirs[k]!r})" for k in ours if ours[k] != theirs[k]]
+
+
+def _effective(knobs: Mapping[str, Any]) -> dict[str, Any]:
+    env = LongVideoQAEnv(split="test", **{name: knobs[name] for name in TRAINED})
+    settings = env.settings
+    env.close()
+    return {"protocol": knobs["protocol"], **{name: settings[name] for name in TRAINED}}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
+
+
+def _checkpoint(path: str) -> Path | None:
+    """Return the checkpoint at a path, ``None`` if what lies there is a model by itself."""
+    if not Path(path).is_dir():
+        return None
+    try:
+        return find(path)
+    except CheckpointError:
+        if (Path(path) / "config.json").is_file():  # runs have one too, but of their own kind
+            return None
+        raise

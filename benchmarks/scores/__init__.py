@@ -1,0 +1,1 @@
+"""The numbers of a run: accuracy, grounding, behaviour, their intervals."""

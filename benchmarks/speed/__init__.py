@@ -1,0 +1,1 @@
+"""Measuring scripts: each against a named rival, in the same run."""
