@@ -7,7 +7,7 @@ The path of a training run:
     train.py          the command line: ``python -m agents.train``
     config.py         TrainConfig: everything that a run depends on
     trainer.py        Trainer: collect, learn, log; evaluate and save now and then
-    rollout.py        Turn, Episode, RolloutCollector: dialogues with many environments at once
+    rollout.py        Turn, Trajectory, RolloutCollector: dialogues with many environments at once
     ppo.py            PPOLearner: a batch of episodes in, better weights out
     ppo_config.py     PPOConfig and the presets
     advantages.py     rewards on tokens, turn-aware GAE, whitening: pure

@@ -15,7 +15,7 @@ import numpy as np
 from agents.confidence import wilson
 from agents.model.sampling import Sampling, greedy
 from agents.parallel import Processes
-from agents.rollout import Episode, RolloutCollector
+from agents.rollout import RolloutCollector, Trajectory
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Tally:
     def __init__(self) -> None:
         self._sums = np.zeros(13)
 
-    def add(self, episodes: Sequence[Episode]) -> None:
+    def add(self, episodes: Sequence[Trajectory]) -> None:
         """Count episodes."""
         for episode in episodes:
             if episode.infra_error:
@@ -120,7 +120,7 @@ def play(
     sampling: Sampling,
     *,
     spare: Sequence[int] = (),
-    keep: Callable[[Sequence[Episode]], object] | None = None,
+    keep: Callable[[Sequence[Trajectory]], object] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Tally:
     """Play tasks greedily, as many at once as there are environments, and tally them.

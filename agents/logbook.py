@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from agents.model.chat import ChatCodec
-from agents.rollout import Episode
+from agents.rollout import Trajectory
 from gym_longvideo.rendering import draw_canvas, draw_text
 
 
@@ -72,11 +72,11 @@ class Logbook:
         path = self.directory / "records" / f"eval-{step:06d}.jsonl"
         path.write_text("".join(f"{line}\n" for line in lines))
 
-    def sample(self, step: int, name: str, episode: Episode, codec: ChatCodec) -> None:
+    def sample(self, step: int, name: str, trajectory: Trajectory, codec: ChatCodec) -> None:
         """Write an episode as text and as a picture with a row for each turn."""
         from PIL import Image
 
-        text, picture = transcript(episode, codec), contact_sheet(episode)
+        text, picture = transcript(trajectory, codec), contact_sheet(trajectory)
         path = self.directory / "samples" / f"eval-{step:06d}-{name}"
         path.with_suffix(".txt").write_text(text + "\n")
         Image.fromarray(picture).save(path.with_suffix(".png"))
@@ -125,36 +125,36 @@ def cut(path: Path, step: int) -> None:
     os.replace(draft, path)
 
 
-def transcript(episode: Episode, codec: ChatCodec) -> str:
+def transcript(trajectory: Trajectory, codec: ChatCodec) -> str:
     """Return the dialogue of an episode that was played with records."""
-    played, record = episode.played, episode.record
+    played, record = trajectory.played, trajectory.record
     if played is None or record is None:
         raise ValueError("the episode has no record; collect it with keep_records=True")
     lines = [draw_text(played), ""]
     shown = [record.overview, *record.turns]
-    for k, turn in enumerate(episode.turns):
+    for k, turn in enumerate(trajectory.turns):
         indices = shown[k]["frame_index"]
         lines.append(f"turn {k + 1}: {len(indices)} frames {indices}")
         lines.append(f"  reply: {codec.text(turn.reply.ids)!r}")
         lines.append(
             f"  earned {turn.earned:+.3f}" + (f" ({turn.malformed})" * bool(turn.malformed))
         )
-    lines.append(f"outcome: {episode.outcome}, return {episode.episode_return:+.3f}")
+    lines.append(f"outcome: {trajectory.outcome}, return {trajectory.episode_return:+.3f}")
     return "\n".join(lines)
 
 
-def contact_sheet(episode: Episode) -> np.ndarray:
+def contact_sheet(trajectory: Trajectory) -> np.ndarray:
     """Return (360 * turns, 640, 3) uint8: what each turn of an episode was shown."""
     from PIL import Image
 
-    played = episode.played
+    played = trajectory.played
     if played is None:
         raise ValueError("the episode has no record; collect it with keep_records=True")
     times = [played.overview_shown_s, *(turn.shown_s for turn in played.turns)]
     rows = []
-    for k in range(len(episode.turns)):
+    for k in range(len(trajectory.turns)):
         count = len(times[k])  # the rest is padding
-        canvas = draw_canvas(played, episode.frames[k][:count], np.asarray(times[k]))
+        canvas = draw_canvas(played, trajectory.frames[k][:count], np.asarray(times[k]))
         rows.append(
             np.asarray(Image.fromarray(canvas).resize((640, 360), Image.Resampling.LANCZOS))
         )

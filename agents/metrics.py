@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from agents.evaluation import Tally
 from agents.parallel import Processes
-from agents.rollout import Episode, RolloutCollector
+from agents.rollout import RolloutCollector, Trajectory
 
 _TIMES = {"score_s": "time/score", "optimise_s": "time/update"}
 _CHARTS = ("bonus", "bonus_share", "response_tokens")
@@ -18,18 +18,21 @@ _PLAIN = ("infra_errors",)
 
 
 def of_rollout(
-    collector: RolloutCollector, episodes: Sequence[Episode], seconds: float, processes: Processes
+    collector: RolloutCollector,
+    trajectories: Sequence[Trajectory],
+    seconds: float,
+    processes: Processes,
 ) -> dict[str, float]:
     """Return the metrics of collected episodes.
 
     Args:
         collector: That collected them just now.
-        episodes: Of this process.
+        trajectories: Of this process.
         seconds: That it took.
         processes: All that collected.
     """
     tally = Tally()
-    tally.add(episodes)
+    tally.add(trajectories)
     means = tally.result(processes)
     stats = collector.stats
     decoded, prefilled, skipped = processes.total(

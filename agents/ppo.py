@@ -35,7 +35,7 @@ from agents.model.policy import MLLMPolicy
 from agents.model.rows import Row, micro_batches
 from agents.parallel import Processes
 from agents.ppo_config import PPOConfig
-from agents.rollout import Episode, rows_of
+from agents.rollout import Trajectory, rows_of
 
 
 class Batch(NamedTuple):
@@ -117,14 +117,18 @@ class PPOLearner:
         if config.beta and policy.lora is None:
             self.reference = copy.deepcopy(policy.weights()).requires_grad_(False)
 
-    def update(self, episodes: Sequence[Episode]) -> dict[str, float]:
+    def update(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """Learn from episodes; those with ``infra_error`` are left out.
 
         Returns:
             Metrics under the field's names; see ``agents.trainer``.
         """
-        usable = [episode for episode in episodes if not episode.infra_error and episode.turns]
-        metrics = {"infra_errors": self.processes.total(len(episodes) - len(usable))[0]}
+        usable = [
+            trajectory
+            for trajectory in trajectories
+            if not trajectory.infra_error and trajectory.turns
+        ]
+        metrics = {"infra_errors": self.processes.total(len(trajectories) - len(usable))[0]}
         metrics |= self.pay_bonus(usable)
         counted = self.processes.total(len(usable))[0]
         if not counted:
@@ -139,12 +143,12 @@ class PPOLearner:
         self.step += 1
         return metrics
 
-    def pay_bonus(self, episodes: Sequence[Episode]) -> dict[str, float]:
+    def pay_bonus(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """Pay the retrieval bonus of this batch to the turns that retrieved.
 
         It takes the place of what was paid before: no turn is paid twice.
         """
-        turns = [turn for episode in episodes for turn in episode.turns]
+        turns = [turn for trajectory in trajectories for turn in trajectory.turns]
         retrieves, count, earned = self.processes.total(
             sum(turn.retrieved for turn in turns), len(turns), sum(abs(t.reward) for t in turns)
         )
@@ -159,25 +163,27 @@ class PPOLearner:
             "bonus_share": paid / (paid + earned) if paid else 0.0,
         }
 
-    def prepare(self, episodes: Sequence[Episode]) -> Batch:
+    def prepare(self, trajectories: Sequence[Trajectory]) -> Batch:
         """Score episodes and work out their advantages."""
         config = self.config
-        rows, owners = rows_of(episodes, self.policy, config.history)
-        counts = [sum(len(turn.reply.ids) for turn in episode.turns) for episode in episodes]
-        shape = (len(episodes), max(counts, default=0))
+        rows, owners = rows_of(trajectories, self.policy, config.history)
+        counts = [
+            sum(len(turn.reply.ids) for turn in trajectory.turns) for trajectory in trajectories
+        ]
+        shape = (len(trajectories), max(counts, default=0))
         device = self.policy.device
         mask = torch.zeros(shape, dtype=torch.bool, device=device)
         turn_index = torch.full(shape, -1, device=device)
-        most = max((len(episode.turns) for episode in episodes), default=1)
-        turn_rewards = torch.zeros(len(episodes), most, device=device)
-        for i, episode in enumerate(episodes):
+        most = max((len(trajectory.turns) for trajectory in trajectories), default=1)
+        turn_rewards = torch.zeros(len(trajectories), most, device=device)
+        for i, trajectory in enumerate(trajectories):
             done = 0
-            for k, turn in enumerate(episode.turns):
+            for k, turn in enumerate(trajectory.turns):
                 turn_index[i, done : done + len(turn.reply.ids)] = k
                 done += len(turn.reply.ids)
                 turn_rewards[i, k] = turn.earned
             mask[i, :done] = True
-        places, filled = [], [0] * len(episodes)
+        places, filled = [], [0] * len(trajectories)
         for row, owner in zip(rows, owners, strict=True):
             n = int(row.sampled.sum())
             places.append(slice(filled[owner], filled[owner] + n))
@@ -244,14 +250,14 @@ class PPOLearner:
 
     def _optimise(self, batch: Batch) -> dict[str, float]:
         config = self.config
-        episodes = len(batch.mask)
-        steps = max(1, math.ceil(self._most(episodes) * self.processes.size / config.minibatch))
+        trajectories = len(batch.mask)
+        steps = max(1, math.ceil(self._most(trajectories) * self.processes.size / config.minibatch))
         rng = np.random.default_rng([self.seed, self.step, self.processes.rank])
         critic_epochs = config.critic_epochs or config.epochs
         kept: dict[str, list[float]] = {}
         stopped = self.step < config.critic_warmup
         for epoch in range(max(config.epochs, critic_epochs)):
-            order = rng.permutation(episodes)
+            order = rng.permutation(trajectories)
             for part in np.array_split(order, steps):
                 chosen = np.sort(part)
                 if epoch < critic_epochs:
@@ -268,20 +274,20 @@ class PPOLearner:
             metrics["ratio_max"] = self.processes.largest(max(kept["ratio_max"]))
         return metrics
 
-    def _most(self, episodes: int) -> int:
+    def _most(self, trajectories: int) -> int:
         """Return the largest number of episodes that a process has; all must step together."""
         if self.processes.size == 1:
-            return episodes
-        return int(self.processes.largest(episodes))
+            return trajectories
+        return int(self.processes.largest(trajectories))
 
-    def actor_step(self, batch: Batch, episodes: np.ndarray) -> dict[str, float]:
+    def actor_step(self, batch: Batch, trajectories: np.ndarray) -> dict[str, float]:
         """Take one clipped policy step on some episodes of a batch (by index)."""
         config = self.config
-        weights = self._weights(batch, episodes)
+        weights = self._weights(batch, trajectories)
         self.actor_optimizer.zero_grad(set_to_none=True)
         kl = clipped = loss_sum = 0.0
         ratio_max = 0.0
-        for rows, at, n in self._micro(batch, episodes):
+        for rows, at, n in self._micro(batch, trajectories):
             scores = self.policy.score(
                 rows, temperature=config.temperature, with_entropy=bool(config.entropy_coef)
             )
@@ -311,22 +317,22 @@ class PPOLearner:
             "actor_grad_norm": norm,
         }
 
-    def critic_step(self, batch: Batch, episodes: np.ndarray) -> dict[str, float]:
+    def critic_step(self, batch: Batch, trajectories: np.ndarray) -> dict[str, float]:
         """Take one clipped value step on some episodes of a batch (by index)."""
-        weights = self._weights(batch, episodes)
+        weights = self._weights(batch, trajectories)
         self.critic_optimizer.zero_grad(set_to_none=True)
         loss_sum = 0.0
         with self.critic.role():
             if self.critic.reads_rows:
-                for rows, at, n in self._micro(batch, episodes):
+                for rows, at, n in self._micro(batch, trajectories):
                     cut = [_cut(tensor, at, n) for tensor in (batch.values, batch.returns, weights)]
                     loss, _ = clipped_value_loss(
                         self.critic(rows), *cut, value_clip=self.config.value_clip
                     )
                     loss.backward()
                     loss_sum += loss.item()
-            elif len(episodes):
-                which = torch.from_numpy(episodes)
+            elif len(trajectories):
+                which = torch.from_numpy(trajectories)
                 loss, _ = clipped_value_loss(
                     self.critic(states=batch.states[which]),
                     batch.values[which],
@@ -340,25 +346,25 @@ class PPOLearner:
         (loss_sum,) = self.processes.total(loss_sum)
         return {"value_loss": loss_sum, "critic_grad_norm": norm}
 
-    def _weights(self, batch: Batch, episodes: np.ndarray) -> torch.Tensor:
+    def _weights(self, batch: Batch, trajectories: np.ndarray) -> torch.Tensor:
         """Return (B, N) token weights of a minibatch that may span processes."""
         chosen = torch.zeros_like(batch.mask)
-        if len(episodes):
-            which = torch.from_numpy(episodes)
+        if len(trajectories):
+            which = torch.from_numpy(trajectories)
             chosen[which] = batch.mask[which]
         weights = token_weights(chosen, self.config.aggregation)
         if self.processes.size == 1:
             return weights
         # Local weights sum to 1; they must do so over all processes.
-        own = int(chosen.sum()) if self.config.aggregation == "token-mean" else len(episodes)
+        own = int(chosen.sum()) if self.config.aggregation == "token-mean" else len(trajectories)
         (total,) = self.processes.total(own)
         return weights * (own / max(total, 1.0))
 
     def _micro(
-        self, batch: Batch, episodes: np.ndarray
+        self, batch: Batch, trajectories: np.ndarray
     ) -> Iterator[tuple[list[Row], list[tuple[int, slice]], int]]:
         """Yield rows of some episodes, where their tokens belong, and the most tokens of a row."""
-        wanted = set(episodes.tolist())
+        wanted = set(trajectories.tolist())
         mine = [g for g, owner in enumerate(batch.owners) if owner in wanted]
         lengths = [len(batch.rows[g].ids) for g in mine]
         for group in micro_batches(lengths, self.config.micro_batch_tokens):
@@ -375,7 +381,7 @@ class PPOLearner:
         optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def batch_metrics(self, batch: Batch, episodes: Sequence[Episode]) -> dict[str, float]:
+    def batch_metrics(self, batch: Batch, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """Return what the scoring pass says about a batch, over all processes.
 
         ``rollout_gap`` is the mean, and ``rollout_gap_max`` the largest, |log-probability at
@@ -383,7 +389,7 @@ class PPOLearner:
         """
         mask = batch.mask
         old = batch.old_log_probs[mask]
-        said = [turn.reply.log_probs for episode in episodes for turn in episode.turns]
+        said = [turn.reply.log_probs for trajectory in trajectories for turn in trajectory.turns]
         drawn = torch.from_numpy(np.concatenate([*said, np.zeros(0, np.float32)]))
         gap = (drawn.to(old.device) - old).abs()
         returns = batch.returns[mask].double()

@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from agents.curriculum import executed_retrieve
 from agents.model.chat import Block, ChatCodec, window
+from agents.model.decoding import DecodeSession
 from agents.model.policy import MLLMPolicy
 from agents.model.rows import Row
 from agents.model.sampling import Reply, Sampling
@@ -28,6 +29,26 @@ from gym_longvideo.record import EpisodeRecord
 from gym_longvideo.video.errors import VideoError
 from gym_longvideo.wrappers import TextProtocol
 
+
+class Session(Protocol):
+    """Replies for a batch of dialogues that go on turn by turn, as ``DecodeSession`` gives them.
+
+    Attributes:
+        prefilled: Tokens fed before replies, padding left out.
+        decoded: Tokens sampled.
+    """
+
+    prefilled: int
+    decoded: int
+
+    def reply(
+        self, keys: Sequence[Any], blocks: Sequence[Sequence[Block]], *, fresh: bool = False
+    ) -> list[Reply]:
+        """Return a reply for each dialogue, given what is new in each."""
+        ...
+
+
+MakeSession = Callable[[MLLMPolicy, Sampling, torch.Generator | None], Session]
 MOST_SKIPPED = 100  # videos in a row: then it is not the videos
 
 
@@ -60,7 +81,7 @@ class Turn:
 
 
 @dataclass
-class Episode:
+class Trajectory:
     """One dialogue about one task.
 
     Attributes:
@@ -163,6 +184,7 @@ class RolloutCollector:
         reuse_cache: Keep the KV cache from turn to turn. Off, each turn is prefilled anew (the
             replies are the same; for measurements).
         keep_records: Keep records and frames of every episode.
+        session: Makes what draws the replies of one wave of dialogues.
     """
 
     def __init__(
@@ -174,6 +196,7 @@ class RolloutCollector:
         workers: int | None = None,
         reuse_cache: bool = True,
         keep_records: bool = False,
+        session: MakeSession = DecodeSession,
     ) -> None:
         if not envs:
             raise ValueError("envs is empty; pass at least one TextProtocol environment")
@@ -182,6 +205,7 @@ class RolloutCollector:
                 raise TypeError(f"{type(env).__name__} speaks no text; wrap it in TextProtocol")
         self.envs, self.policy, self.history = list(envs), policy, history
         self.reuse_cache, self.keep_records = reuse_cache, keep_records
+        self.session = session
         workers = min(16, len(envs)) if workers is None else workers
         self._pool = ThreadPoolExecutor(workers) if workers else None
         self._ready: dict[int, Any] = {}
@@ -204,7 +228,7 @@ class RolloutCollector:
         replacement: Callable[[], int] | None = None,
         upcoming: Sequence[int] = (),
         progress: Callable[[int], object] | None = None,
-    ) -> list[Episode]:
+    ) -> list[Trajectory]:
         """Play an episode of each task.
 
         Args:
@@ -220,15 +244,15 @@ class RolloutCollector:
             Episodes in the order of ``tasks``.
         """
         self.stats = {"prefilled": 0.0, "decoded": 0.0}
-        episodes: list[Episode] = []
+        trajectories: list[Trajectory] = []
         following = [*tasks, *upcoming]
         for start in range(0, len(tasks), len(self.envs)):
             wave = list(tasks[start : start + len(self.envs)])
             ahead = following[start + len(wave) : start + len(wave) + len(self.envs)]
-            episodes += self._wave(wave, ahead, sampling, generator, replacement)
+            trajectories += self._wave(wave, ahead, sampling, generator, replacement)
             if progress is not None:
                 progress(len(wave))
-        return episodes
+        return trajectories
 
     def _wave(
         self,
@@ -237,50 +261,50 @@ class RolloutCollector:
         sampling: Sampling,
         generator: torch.Generator | None,
         replacement: Callable[[], int] | None,
-    ) -> list[Episode]:
+    ) -> list[Trajectory]:
         for place, task in enumerate(tasks):
             self._open(place, task)
         codec = self.policy.codec
-        episodes = [self._begin(place, replacement) for place in range(len(tasks))]
-        session = self.policy.session(sampling, generator)
+        trajectories = [self._begin(place, replacement) for place in range(len(tasks))]
+        session = self.session(self.policy, sampling, generator)
         running = list(range(len(tasks)))
         new: dict[int, list[Block]] = {}
         for place in running:
             user = self._user(place)
-            new[place] = [episodes[place].system, user]
-            episodes[place].turns.append(Turn(user, _UNSAID, _NOTHING))
+            new[place] = [trajectories[place].system, user]
+            trajectories[place].turns.append(Turn(user, _UNSAID, _NOTHING))
         turn = 0
         while running:
             moved = self.history is not None and turn > self.history
             fresh = turn == 0 or moved or not self.reuse_cache
             if fresh and turn:
-                new = {place: _open_context(episodes[place], self.history) for place in running}
+                new = {place: _open_context(trajectories[place], self.history) for place in running}
             replies = session.reply(running, [new[place] for place in running], fresh=fresh)
             texts = [codec.text(reply.ids) for reply in replies]
             steps = self._step(running, texts)
             new, still = {}, []
             for place, reply, step in zip(running, replies, steps, strict=True):
-                episode = episodes[place]
-                said = episode.turns[-1]
+                trajectory = trajectories[place]
+                said = trajectory.turns[-1]
                 said.reply = reply
                 said.close = codec.close(codec.reply(reply.ids))
                 _, _, terminated, truncated, info = step
                 said.retrieved, said.malformed = executed_retrieve(info), info["malformed"]
                 if terminated or truncated:
-                    self._finish(episode, place, info)
+                    self._finish(trajectory, place, info)
                     if place < len(ahead):
                         self._open(place, ahead[place])
                     continue
                 user = self._user(place)
                 new[place] = [said.close, user]
-                episode.turns.append(Turn(user, _UNSAID, _NOTHING))
+                trajectory.turns.append(Turn(user, _UNSAID, _NOTHING))
                 if self.keep_records:
-                    episode.frames.append(self.envs[place].turn.frames.copy())
+                    trajectory.frames.append(self.envs[place].turn.frames.copy())
                 still.append(place)
             running, turn = still, turn + 1
         self.stats["prefilled"] += session.prefilled
         self.stats["decoded"] += session.decoded
-        return episodes
+        return trajectories
 
     def _open(self, place: int, task: int) -> None:
         """Start a reset, unless the very same one is under way."""
@@ -292,7 +316,7 @@ class RolloutCollector:
         run = self._pool.submit if self._pool is not None else _at_once
         self._ready[place] = (task, run(reset, options={"index": task}))
 
-    def _begin(self, place: int, replacement: Callable[[], int] | None) -> Episode:
+    def _begin(self, place: int, replacement: Callable[[], int] | None) -> Trajectory:
         failed = 0
         while True:
             task, opened = self._ready.pop(place)
@@ -309,10 +333,10 @@ class RolloutCollector:
                 self._open(place, replacement())
         env = self.envs[place]
         system = env.messages()[0]["content"][0]["text"]
-        episode = Episode(self.policy.codec.system(system), task_id=info["task_id"])
+        trajectory = Trajectory(self.policy.codec.system(system), task_id=info["task_id"])
         if self.keep_records:
-            episode.frames.append(env.turn.frames.copy())
-        return episode
+            trajectory.frames.append(env.turn.frames.copy())
+        return trajectory
 
     def _user(self, place: int) -> Block:
         return self.policy.codec.user(self.envs[place].messages()[-1]["content"])
@@ -326,29 +350,29 @@ class RolloutCollector:
         ]
         return [future.result() for future in waiting]
 
-    def _finish(self, episode: Episode, place: int, info: dict[str, Any]) -> None:
+    def _finish(self, trajectory: Trajectory, place: int, info: dict[str, Any]) -> None:
         base = self.envs[place].unwrapped
         assert isinstance(base, LongVideoQAEnv) and base.episode is not None
-        for turn, reward in zip(episode.turns, info["turn_rewards"], strict=False):
+        for turn, reward in zip(trajectory.turns, info["turn_rewards"], strict=False):
             turn.reward = float(reward)
-        episode.success, episode.outcome = bool(info["is_success"]), info["outcome"]
-        episode.infra_error = info["infra_error"]
-        episode.frames_shown = int(info["frames_shown"])
-        episode.iou_gain = float(base.episode.best_iou - base.episode.initial_iou)
-        episode.lenient_success = 0 <= info["answer_index"] == info["lenient_choice"]
+        trajectory.success, trajectory.outcome = bool(info["is_success"]), info["outcome"]
+        trajectory.infra_error = info["infra_error"]
+        trajectory.frames_shown = int(info["frames_shown"])
+        trajectory.iou_gain = float(base.episode.best_iou - base.episode.initial_iou)
+        trajectory.lenient_success = 0 <= info["answer_index"] == info["lenient_choice"]
         if self.keep_records:
-            episode.record, episode.played = base.record, base.episode
+            trajectory.record, trajectory.played = base.record, base.episode
 
 
 _UNSAID = Reply(np.zeros(0, np.int64), np.zeros(0, np.float32), False)
 _NOTHING = Block(np.zeros(0, np.int64))
 
 
-def _open_context(episode: Episode, history: int | None) -> list[Block]:
+def _open_context(trajectory: Trajectory, history: int | None) -> list[Block]:
     """Return the context of a turn that is not answered yet."""
-    *earlier, last = episode.turns
+    *earlier, last = trajectory.turns
     turns = [*(_silent(turn) for turn in earlier), [last.user]]
-    return [episode.system, *window(turns, history)]
+    return [trajectory.system, *window(turns, history)]
 
 
 def _at_once(function: Callable[..., Any], **options: Any) -> Future[Any]:
@@ -369,13 +393,13 @@ def _settle(future: Future[Any]) -> None:
 
 
 def rows_of(
-    episodes: Sequence[Episode], policy: MLLMPolicy, history: int | None
+    trajectories: Sequence[Trajectory], policy: MLLMPolicy, history: int | None
 ) -> tuple[list[Row], list[int]]:
     """Return the training rows of episodes, and which episode each belongs to."""
     rows: list[Row] = []
     owners: list[int] = []
-    for i, episode in enumerate(episodes):
-        for blocks in episode.rows(policy.codec, history):
+    for i, trajectory in enumerate(trajectories):
+        for blocks in trajectory.rows(policy.codec, history):
             rows.append(policy.row(blocks))
             owners.append(i)
     return rows, owners

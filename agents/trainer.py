@@ -28,7 +28,7 @@ from agents.metrics import of_learning, of_rollout
 from agents.model.policy import MLLMPolicy
 from agents.parallel import Processes
 from agents.ppo import PPOLearner
-from agents.rollout import Episode, RolloutCollector, TaskOrder
+from agents.rollout import RolloutCollector, TaskOrder, Trajectory
 from gym_longvideo.env import LongVideoQAEnv
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class Trainer:
             self.save()
         return True
 
-    def collect(self) -> list[Episode]:
+    def collect(self) -> list[Trajectory]:
         """Play this iteration's episodes; those a signal cut off are not returned."""
         self.policy.encoder.clear()
         tasks = self.pending or self._draw()
@@ -198,9 +198,9 @@ class Trainer:
             _suite_size(self.examiner), config.eval_episodes, self.processes
         )
         lines: list[str] = []
-        samples: list[Episode] = []
+        samples: list[Trajectory] = []
 
-        def keep(episodes: Sequence[Episode]) -> None:
+        def keep(episodes: Sequence[Trajectory]) -> None:
             lines.extend(each.record.to_json() for each in episodes if each.record is not None)
             samples.extend(episodes[: config.samples - len(samples)])
 

@@ -20,7 +20,7 @@ from agents.model.chat import Block, ChatCodec
 from agents.model.policy import LoRA, MLLMPolicy
 from agents.model.rows import Row
 from agents.model.sampling import Reply
-from agents.rollout import Episode, Turn, rows_of
+from agents.rollout import Trajectory, Turn, rows_of
 
 torch.set_num_threads(1)
 
@@ -124,10 +124,12 @@ def episode(
     lengths: Sequence[int] = (4, 3, 5),
     rewards: Sequence[float] = (0.0, 0.0, 0.0),
     retrieved: Sequence[bool] = (),
-) -> Episode:
+) -> Trajectory:
     """Return a scripted dialogue: a turn for each tuple of image sizes."""
     rng = np.random.default_rng(seed)
-    made = Episode(codec.system("You answer a multiple-choice question."), task_id=f"task-{seed}")
+    made = Trajectory(
+        codec.system("You answer a multiple-choice question."), task_id=f"task-{seed}"
+    )
     for k, sizes in enumerate(shown):
         images = [picture(rng, size) for size in sizes]
         user = codec.user(show(f"Turn {k + 1} of 3. {seed}", *images))
@@ -139,7 +141,7 @@ def episode(
     return made
 
 
-def several(codec: ChatCodec) -> list[Episode]:
+def several(codec: ChatCodec) -> list[Trajectory]:
     """Return four dialogues of different lengths, with images of different counts and sizes."""
     return [
         episode(codec, 0),

@@ -25,7 +25,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from agents.model.decoding import DecodeSession
 from agents.model.sampling import Sampling, restrict
-from agents.rollout import Episode, Turn, rows_of
+from agents.rollout import Trajectory, Turn, rows_of
 
 T = 0.7
 SAMPLING = Sampling(temperature=T, max_new_tokens=9)
@@ -52,8 +52,8 @@ def converse(policy, sampling=SAMPLING, seed=0, *, reuse=True, shuffle=False, se
          for k, sizes in enumerate(turns)]
         for d, turns in enumerate(SHOWN)
     ]  # fmt: skip
-    episodes = [Episode(codec.system("Rules.")) for _ in SHOWN]
-    session = session or policy.session(sampling, seeded(seed))
+    episodes = [Trajectory(codec.system("Rules.")) for _ in SHOWN]
+    session = session or DecodeSession(policy, sampling, seeded(seed))
     for k in range(3):
         keys = [d for d, turns in enumerate(SHOWN) if len(turns) > k]
         if shuffle and k:
@@ -377,14 +377,14 @@ def contexts():
 
 
 def test_an_unknown_dialogue_is_refused(contexts):
-    session = shared().session(SAMPLING)
+    session = DecodeSession(shared(), SAMPLING)
     session.reply(["a", "b"], contexts)
     with pytest.raises(ValueError, match=r"'c' is not in this batch of 2; pass its whole context"):
         session.reply(["a", "c"], contexts)
 
 
 def test_a_dialogue_that_left_does_not_come_back(contexts):
-    session = shared().session(SAMPLING)
+    session = DecodeSession(shared(), SAMPLING)
     session.reply(["a", "b"], contexts)
     session.reply(["a"], contexts[:1])
     with pytest.raises(ValueError, match="'b' is not in this batch of 1"):
@@ -393,7 +393,7 @@ def test_a_dialogue_that_left_does_not_come_back(contexts):
 
 
 def test_keys_and_blocks_must_match(contexts):
-    session = shared().session(SAMPLING)
+    session = DecodeSession(shared(), SAMPLING)
     for keys, blocks in ((["a", "b"], contexts[:1]), (["a", "a"], contexts), ([], [])):
         with pytest.raises(ValueError, match=r"blocks for dialogues \[.*\]; pass at least one"):
             session.reply(keys, blocks)

@@ -16,11 +16,12 @@ from agents_models import DOT, adapted, episode, load, several, show
 
 from agents.advantages import whiten
 from agents.curriculum import RetrievalBonus
+from agents.model.decoding import DecodeSession
 from agents.model.policy import LoRA
 from agents.model.sampling import Sampling
 from agents.ppo import PPOLearner
 from agents.ppo_config import PRESETS, PPOConfig, make_config
-from agents.rollout import Episode, Turn
+from agents.rollout import Trajectory, Turn
 
 # One step over all episodes, critic and actor, unless a test says otherwise.
 BASE = {
@@ -328,7 +329,7 @@ def test_episodes_that_broke_are_left_out_and_counted():
     used, other = learner(bonus=RetrievalBonus()), learner(bonus=RetrievalBonus())
     broken = episode(used.policy.codec, 9, rewards=(5.0, 5.0, 5.0), retrieved=(True, True, True))
     broken.infra_error = "FrameDecodeError: no frame"
-    empty = Episode(used.policy.codec.system("Rules."))
+    empty = Trajectory(used.policy.codec.system("Rules."))
     fine = batch_of(used.policy)
     metrics = used.update([fine[0], broken, *fine[1:], empty])
     assert metrics["infra_errors"] == 2
@@ -519,10 +520,12 @@ def bandit(used, seed, count=16):
     image = np.random.default_rng(0).integers(0, 256, (*DOT, 3), dtype=np.uint8)
     system, user = codec.system("Rules."), codec.user(show("Turn 1 of 1.", image))
     generator = torch.Generator().manual_seed(seed)
-    session = policy.session(Sampling(temperature=2.0, max_new_tokens=3), generator)
+    session = DecodeSession(policy, Sampling(temperature=2.0, max_new_tokens=3), generator)
     replies = session.reply(range(count), [[system, user]] * count)
     return [
-        Episode(system, [Turn(user, r, codec.close(codec.reply(r.ids)), float(r.ids[0] % 2 == 1))])
+        Trajectory(
+            system, [Turn(user, r, codec.close(codec.reply(r.ids)), float(r.ids[0] % 2 == 1))]
+        )
         for r in replies
     ]
 

@@ -69,10 +69,9 @@ class Says:
 
 
 def scripted(script):
-    """Return a policy that follows a script, and the list of what its sessions were given."""
+    """Return a policy, sessions that follow a script, and the list of what those were given."""
     policy, calls = load(), []
-    policy.session = lambda sampling, generator: Says(policy.codec, script, calls)
-    return policy, calls
+    return policy, lambda *_: Says(policy.codec, script, calls), calls
 
 
 def replies(episodes):
@@ -88,8 +87,8 @@ def turns_in(codec, ids):
 
 @pytest.mark.parametrize("history", [0, 1, 2, None])
 def test_contexts_are_the_last_turns(history):
-    policy, calls = scripted(lambda place, turn: ANSWER if turn == 4 - place else RETRIEVE)
-    episodes = play(policy, (0, 1), history=history)
+    policy, session, calls = scripted(lambda place, turn: ANSWER if turn == 4 - place else RETRIEVE)
+    episodes = play(policy, (0, 1), history=history, session=session)
     assert [len(e.turns) for e in episodes] == [5, 4]
     contexts = {0: [], 1: []}
     for turn, (keys, blocks, fresh) in enumerate(calls):
@@ -221,14 +220,16 @@ def test_opening_tasks_ahead_changes_nothing(workers):
 
 def test_the_next_video_is_opened_while_others_still_talk():
     opened = []
-    policy, calls = scripted(lambda place, turn: ANSWER if place == 0 or turn == 3 else RETRIEVE)
+    policy, session, calls = scripted(
+        lambda place, turn: ANSWER if place == 0 or turn == 3 else RETRIEVE
+    )
     suite = GreySuite()
     original = suite.open_video
     suite.open_video = lambda task, **k: (
         opened.append((task.task_id, len(calls))),
         original(task, **k),
     )[1]
-    play(policy, (0, 1, 2, 3), envs=environments(2, suite))
+    play(policy, (0, 1, 2, 3), envs=environments(2, suite), session=session)
     assert dict(opened)["grey-2"] == 1 and dict(opened)["grey-3"] == 4
 
 
@@ -237,8 +238,8 @@ def test_the_next_video_is_opened_while_others_still_talk():
 
 def test_an_episode_holds_what_happened():
     script = [RETRIEVE, NONSENSE, ANSWER]
-    policy, _ = scripted(lambda place, turn: script[turn])
-    right, wrong = play(policy, (0, 1), envs=environments(2), keep_records=True)
+    policy, session, _ = scripted(lambda place, turn: script[turn])
+    right, wrong = play(policy, (0, 1), envs=environments(2), keep_records=True, session=session)
     assert (right.success, right.outcome) == (True, "correct")
     assert (wrong.success, wrong.outcome) == (False, "wrong")
     assert [turn.retrieved for turn in right.turns] == [True, False, False]
@@ -255,8 +256,8 @@ def test_an_episode_holds_what_happened():
 
 
 def test_replies_reach_the_environment_without_their_end_token():
-    policy, _ = scripted(lambda place, turn: ANSWER)
-    (only,) = play(policy, (0,), envs=environments(1), keep_records=True)
+    policy, session, _ = scripted(lambda place, turn: ANSWER)
+    (only,) = play(policy, (0,), envs=environments(1), keep_records=True, session=session)
     assert only.record.turns[0]["reply"] == ANSWER
     assert only.turns[0].reply.ids[-1] == policy.codec.end_id
 
@@ -275,9 +276,9 @@ def test_progress_and_statistics_count_everything():
 
 
 def test_an_episode_that_breaks_is_returned_and_says_why():
-    policy, _ = scripted(lambda place, turn: RETRIEVE if turn == 0 else ANSWER)
+    policy, session, _ = scripted(lambda place, turn: RETRIEVE if turn == 0 else ANSWER)
     envs = [*environments(1, FailingSuite()), *environments(1)]
-    broken, fine = play(policy, (0, 0), envs=envs)
+    broken, fine = play(policy, (0, 0), envs=envs, session=session)
     assert "FrameDecodeError" in broken.infra_error and broken.outcome == "infra_error"
     assert not broken.turns[-1].retrieved and len(broken.turns) == 1
     assert fine.infra_error == "" and fine.success
@@ -288,8 +289,8 @@ def test_a_video_that_does_not_open_is_replaced(workers):
     suite = GreySuite()
     suite.broken = {"grey-1", "grey-4"}
     spare = iter([4, 5])
-    policy, _ = scripted(lambda place, turn: ANSWER)
-    collector = RolloutCollector(environments(2, suite), policy, workers=workers)
+    policy, session, _ = scripted(lambda place, turn: ANSWER)
+    collector = RolloutCollector(environments(2, suite), policy, workers=workers, session=session)
     episodes = collector.collect([0, 1, 2], SAMPLING, replacement=lambda: next(spare))
     assert [e.task_id for e in episodes] == ["grey-0", "grey-5", "grey-2"]
     assert [task for task, _ in collector.skipped] == [1, 4]

@@ -1,11 +1,13 @@
 """The model: dialogues as token ids in, replies, log-probabilities and values out.
 
-chat.py      ChatCodec: dialogues as token ids, exactly
-rows.py      dialogues laid out for a forward pass, with M-RoPE positions
-vision.py    FrameEncoder: images to features, each frame once
-sampling.py  Sampling and Reply: how replies are drawn, and what one is
-policy.py    MLLMPolicy: a model of the Qwen2.5-VL kind that scores and is trained
-decoding.py  DecodeSession: batched replies over several turns, one KV cache
-critic.py    Critic and its ValueHead: what a token can still earn
-tiny.py      the tiny MLLM: architecture, tokenizer, fresh weights
+In reading order:
+
+    chat.py      ChatCodec: dialogues as token ids, exactly
+    rows.py      dialogues laid out for a forward pass, with M-RoPE positions
+    vision.py    FrameEncoder: images to features, each frame once
+    sampling.py  Sampling and Reply: how replies are drawn, and what one is
+    policy.py    MLLMPolicy: a model of the Qwen2.5-VL kind that scores and is trained
+    decoding.py  DecodeSession: batched replies over several turns, one KV cache
+    critic.py    Critic and its ValueHead: what a token can still earn
+    tiny.py      the tiny MLLM: architecture, tokenizer, fresh weights
 """

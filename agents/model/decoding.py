@@ -9,17 +9,15 @@ computed exactly as if it were alone (up to rounding).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from agents.model.chat import Block
+from agents.model.policy import MLLMPolicy
 from agents.model.rows import Row, collate
 from agents.model.sampling import Reply, Sampling, restrict
-
-if TYPE_CHECKING:
-    from agents.model.policy import MLLMPolicy
 
 
 class DecodeSession:

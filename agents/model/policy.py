@@ -26,7 +26,6 @@ from torch.utils.checkpoint import checkpoint
 
 from agents.model.chat import Block, ChatCodec, ImageGrid
 from agents.model.rows import Batch, Row, collate, make_row
-from agents.model.sampling import Sampling
 from agents.model.vision import FrameEncoder
 
 ACTOR, CRITIC = "actor", "critic"
@@ -313,12 +312,6 @@ class MLLMPolicy:
         self.peft.add_adapter(name, lora_config(self.lora))
         self.peft.set_adapter(ACTOR)
         return [p for key, p in self.base.named_parameters() if f".{name}." in key]
-
-    def session(self, sampling: Sampling, generator: torch.Generator | None = None) -> Any:
-        """Return a ``DecodeSession`` over this policy."""
-        from agents.model.decoding import DecodeSession
-
-        return DecodeSession(self, sampling, generator)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write what ``from_pretrained`` loads; with LoRA the adapter, in ``actor/``."""

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from agents.model.decoding import DecodeSession
 from agents.model.policy import MLLMPolicy
 from agents.model.sampling import Reply, Sampling
 from agents.model.tiny import ENV_OPTIONS, WEIGHTS
-from agents.rollout import Episode, RolloutCollector
+from agents.rollout import RolloutCollector, Trajectory
 from benchmarks.players.player import Job, MakeEnv, MeteredText, Played, describe, new_cost
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.video.errors import VideoError
@@ -104,7 +105,6 @@ class ModelPlayer:
         self._count = concurrency or CONCURRENCY
         self._collector: RolloutCollector | None = None
         self._meter = _Meter(self._model)
-        self._model.session = self._session  # the collector asks the policy for one
         self.policy: Mapping[str, Any] = {
             "kind": "model",
             "name": Path(path).name if Path(path).is_dir() else path,
@@ -159,7 +159,11 @@ class ModelPlayer:
             while len(self._envs) < min(self._count, jobs):
                 self._envs.append(MeteredText(self._make_env(), self.protocol))
             self._collector = RolloutCollector(
-                self._envs, self._model, history=self._history, keep_records=True
+                self._envs,
+                self._model,
+                history=self._history,
+                keep_records=True,
+                session=partial(_MeteredSession, meter=self._meter),
             )
         return self._collector
 
@@ -176,7 +180,7 @@ class ModelPlayer:
         episodes = collector.collect(indices, self._sampling, **options)
         return [self._played(episode, place) for place, episode in enumerate(episodes)]
 
-    def _played(self, episode: Episode, place: int) -> Played:
+    def _played(self, episode: Trajectory, place: int) -> Played:
         # The environment may be on its way to the next task, but it has not ended that one.
         if episode.infra_error or episode.record is None:
             return Played(episode.task_id, None, {}, episode.infra_error or "no record")
@@ -187,9 +191,6 @@ class ModelPlayer:
             requests=len(episode.turns),
         )
         return Played(episode.task_id, episode.record, cost, "")
-
-    def _session(self, sampling: Sampling, generator: torch.Generator | None = None) -> Any:
-        return _MeteredSession(self._model, sampling, generator, self._meter)
 
 
 class _NoneLeft(Exception):
@@ -240,6 +241,7 @@ class _MeteredSession(DecodeSession):
         policy: MLLMPolicy,
         sampling: Sampling,
         generator: torch.Generator | None,
+        *,
         meter: _Meter,
     ) -> None:
         super().__init__(policy, sampling, generator)

@@ -47,7 +47,7 @@ from agents.model.sampling import Reply, Sampling
 from agents.parallel import Processes
 from agents.ppo import PPOLearner
 from agents.ppo_config import make_config
-from agents.rollout import Episode, Turn
+from agents.rollout import Trajectory, Turn
 from gym_longvideo.wrappers import TextProtocol
 
 
@@ -231,7 +231,7 @@ def build_policy(config: ScaleConfig) -> MLLMPolicy:
     )
 
 
-def dialogues(codec: ChatCodec, config: ScaleConfig) -> list[Episode]:
+def dialogues(codec: ChatCodec, config: ScaleConfig) -> list[Trajectory]:
     """Return episodes as an environment shows them, with frames of noise and nothing said yet."""
     env = TextProtocol(
         gym.make(
@@ -251,7 +251,7 @@ def dialogues(codec: ChatCodec, config: ScaleConfig) -> list[Episode]:
     episodes = []
     for index in range(config.episodes):
         env.reset(options={"index": index})
-        episode = Episode(codec.system(env.messages()[0]["content"][0]["text"]))
+        episode = Trajectory(codec.system(env.messages()[0]["content"][0]["text"]))
         for turn in range(config.turns):
             content = [
                 {"type": "image", "image": rng.integers(0, 256, shape, dtype=np.uint8)}
@@ -398,7 +398,7 @@ class MeteredSession(DecodeSession):
 
 def iterate(
     learner: PPOLearner,
-    episodes: Sequence[Episode],
+    episodes: Sequence[Trajectory],
     config: ScaleConfig,
     generator: torch.Generator,
 ) -> dict[str, Phase]:

@@ -31,13 +31,14 @@ import torch
 import gym_longvideo  # noqa: F401 - registers the ids
 from agents.model import tiny
 from agents.model.chat import Block
+from agents.model.decoding import DecodeSession
 from agents.model.policy import MLLMPolicy
 from agents.model.rows import collate
 from agents.model.sampling import Sampling
 from agents.model.vision import patchify
 from agents.ppo import PPOLearner
 from agents.ppo_config import make_config
-from agents.rollout import Episode, Turn
+from agents.rollout import Trajectory, Turn
 from gym_longvideo.wrappers import TextProtocol
 
 
@@ -73,7 +74,7 @@ class Script:
     def __init__(self, policy: MLLMPolicy, config: SpeedConfig) -> None:
         self.policy = policy
         codec = policy.codec
-        self.episodes: list[Episode] = []
+        self.episodes: list[Trajectory] = []
         rng = np.random.default_rng(0)
         env = TextProtocol(
             gym.make(
@@ -85,7 +86,7 @@ class Script:
         )
         for index in range(config.episodes):
             env.reset(options={"index": index})
-            episode = Episode(codec.system(env.messages()[0]["content"][0]["text"]))
+            episode = Trajectory(codec.system(env.messages()[0]["content"][0]["text"]))
             over = False
             while not over:
                 user = codec.user(env.messages()[-1]["content"])
@@ -133,7 +134,7 @@ def ours(script: Script, tokens: int, *, reuse_cache: bool = True, features: boo
     policy.encoder.clear()
     policy.encoder.cached = features
     sampling = Sampling(greedy=True, max_new_tokens=tokens)
-    session = policy.session(sampling)
+    session = DecodeSession(policy, sampling)
     keys = list(range(len(script.episodes)))
     for turn in range(script.turns):
         if turn == 0 or not reuse_cache:
@@ -266,7 +267,7 @@ class TRLStep:
             part["num_items_in_batch"] = tokens
 
     def _inputs(
-        self, policy: MLLMPolicy, episodes: Sequence[Episode], rng: np.random.Generator
+        self, policy: MLLMPolicy, episodes: Sequence[Trajectory], rng: np.random.Generator
     ) -> dict[str, Any]:
         grid = policy.codec.grid
         prompts = [policy.row([e.system, e.turns[0].user]) for e in episodes]

@@ -136,7 +136,7 @@ def examine(trainer: Any) -> dict[str, float | None]:
     pool frames that a retrieval spans, None if there was none.
     """
     from agents.evaluation import play
-    from agents.rollout import Episode, RolloutCollector
+    from agents.rollout import RolloutCollector, Trajectory
     from gym_longvideo.haystack import oracle
     from gym_longvideo.record import rescore
 
@@ -148,7 +148,7 @@ def examine(trainer: Any) -> dict[str, float | None]:
     proved: list[bool] = []
     needless, widths = 0, []
 
-    def look_closer(episodes: Sequence[Episode]) -> None:
+    def look_closer(episodes: Sequence[Trajectory]) -> None:
         nonlocal needless
         for episode in episodes:
             record = episode.record
