@@ -7,40 +7,32 @@ pixels.
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from dataclasses import fields
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
-from gym_longvideo.episode import (
-    Action,
-    Answer,
-    Budget,
-    Episode,
-    Malformed,
-    Retrieval,
-    Retrieve,
-    View,
-)
-from gym_longvideo.order import Order, TaskOrder
+from gym_longvideo import checks
+from gym_longvideo.episode import Action, Answer, Episode, Malformed, Retrieval, Retrieve, View
+from gym_longvideo.order import TaskOrder
 from gym_longvideo.record import EpisodeRecord
-from gym_longvideo.rewards import BiLevelReward, LedgerRow, make_reward
+from gym_longvideo.rewards import LedgerRow
+from gym_longvideo.settings import EnvSettings
 from gym_longvideo.suite import Suite, load_suite, question_text, utf8_prefix
 from gym_longvideo.task import Task
-from gym_longvideo.video import BACKENDS, DiskCache, FrameCache, VideoError
-from gym_longvideo.video.cache import PoolCache
+from gym_longvideo.video import VideoError
 from gym_longvideo.video.errors import VideoOpenError
-from gym_longvideo.video.pool import Rule, Seek
-from gym_longvideo.video.source import Fit
 from gym_longvideo.viewer import Viewer
 
-OnVideoError = Literal["raise", "skip"]
 RETRIEVE, ANSWER = 0, 1
+SETTINGS = tuple(each.name for each in fields(EnvSettings))
 # Finite, because check_env warns of infinite bounds; no video is longer.
 _LONGEST_S = float(np.finfo(np.float32).max)
 
@@ -103,7 +95,8 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
     unknown), ``segments``.
 
     ## Arguments
-    See ``__init__``. All are JSON-able, except that a ``Suite`` or ``BiLevelReward`` may be passed.
+    See ``__init__`` and ``gym_longvideo.settings.EnvSettings``. All are JSON-able, except that a
+    ``Suite`` or ``BiLevelReward`` may be passed.
 
     ## References
     Y. Xie, T. Chen, Z. Ge, L. Ni, Video-MTR: Reinforced Multi-Turn Reasoning for Long Video
@@ -123,146 +116,67 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         suite: str | Suite = "haystack",
         split: str = "train",
         suite_options: Mapping[str, Any] | None = None,
-        max_turns: int = 3,
-        frame_budget: int | None = 32,
-        overview_frames: int | None = None,
-        frames_per_retrieval: int | None = None,
-        pool_size: int = 128,
-        pool_rule: Rule = "midpoint",
-        frame_size: int | tuple[int, int] | list[int] = 56,
-        fit: Fit = "stretch",
-        retrieval: Retrieval = "pool",
-        reward: str | Mapping[str, Any] | BiLevelReward = "video_mtr",
-        seek: Seek = "auto",
-        backend: str = "pyav",
-        isolate: bool = False,
-        deadline_s: float | None = 60.0,
-        order: Order = "shuffled",
-        shard: tuple[int, int] | list[int] | None = None,
-        on_video_error: OnVideoError = "raise",
-        max_options: int | None = None,
-        question_bytes: int = 512,
-        cache_mb: float = 0.0,
-        cache_dir: str | None = None,
         render_mode: str | None = None,
+        **settings: Any,
     ) -> None:
         """Make an environment; no video is opened before ``reset``.
 
         Args:
-            suite: "haystack" (procedural), the path of a JSON Lines annotation, "module:callable"
-                that returns a ``Suite``, or a ``Suite``.
+            suite: "haystack" (procedural), the name of an installed suite, the path of a JSON Lines
+                annotation, "module:callable" that returns a ``Suite``, or a ``Suite``.
             split: Split of the suite.
             suite_options: Keyword arguments of the suite, e.g. ``{"families": "needle"}``.
-            max_turns: Turns of an episode (K_max).
-            frame_budget: Frames shown in an episode at most (B): B/2 in the overview, B/4 for each
-                retrieval. ``None`` for the sum of the next two.
-            overview_frames: Frames of the overview (n0) instead of B/2; 0 is legal.
-            frames_per_retrieval: Most frames of a retrieval (f_max) instead of B/4.
-            pool_size: Candidate frames of a video (M); one with fewer frames has a shorter pool.
-            pool_rule: "midpoint" of M equal parts, or "linspace" over source frames (as released).
-            frame_size: Side of the square frames in pixels, or (height, width).
-            fit: "stretch" or "letterbox" to ``frame_size``.
-            retrieval: "pool" shows pool frames of the interval; "timeline" samples the raw video
-                between its ends, so that a retrieval can see what lies between pool frames.
-            reward: Preset name, mapping of fields, or ``BiLevelReward``.
-            seek: "exact"; "keyframe" (nearest); "auto" takes a keyframe within 0.15 of the spacing
-                and is exact elsewhere and wherever the spacing is under 4 s.
-            backend: "pyav", "decord" or "torchcodec".
-            isolate: Decode in a child process, so that a decoder that crashes or hangs on a file
-                costs an episode and not the run.
-            deadline_s: Seconds one decoding call may take; ``None`` for no limit.
-            order: "shuffled" (every task once per epoch) or "sequential". Seeding starts over.
-            shard: (i, n): only tasks i, i + n, i + 2n, ..., so that n environments cover a suite.
-            on_video_error: At reset, "raise" the ``VideoError`` or "skip" to the next task.
-            max_options: K; by default the suite's own largest number of options.
-            question_bytes: L.
-            cache_mb: Megabytes of decoded frames kept between episodes, shared by the environments
-                of a process; 0 keeps none. With ``cache_dir``, the limit of that directory.
-            cache_dir: Directory for decoded frames, shared between processes and runs.
             render_mode: "rgb_array", "ansi" or ``None``.
+            **settings: Fields of ``gym_longvideo.settings.EnvSettings``, where each is explained.
 
         Raises:
-            ValueError: For any argument that has no meaning, naming it and the fix.
+            TypeError: For a name that is no setting, with the nearest one.
+            ValueError: For a value that is not allowed, naming it and the fix.
         """
-        max_turns = _count("max_turns", max_turns, 1)
-        pool_size = _count("pool_size", pool_size, 1)
-        question_bytes = _count("question_bytes", question_bytes, 1)
-        _check_choice("retrieval", retrieval, get_args(Retrieval))
-        _check_choice("order", order, get_args(Order))
-        _check_choice("on_video_error", on_video_error, get_args(OnVideoError))
-        _check_choice("pool_rule", pool_rule, get_args(Rule))
-        _check_choice("fit", fit, get_args(Fit))
-        _check_choice("seek", seek, get_args(Seek))
-        _check_choice("backend", backend, BACKENDS)
-        _check_choice("isolate", isolate, (True, False))
-        _check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
-        if deadline_s is not None and not (_is_number(deadline_s) and deadline_s > 0):
-            raise ValueError(
-                f"deadline_s={deadline_s!r} must be a number of seconds greater than 0, or None"
-            )
-        if cache_dir is not None and not isinstance(cache_dir, (str, os.PathLike)):
-            raise ValueError(f"cache_dir={cache_dir!r} must be the path of a directory, or None")
-        if not (_is_number(cache_mb) and cache_mb >= 0):
-            raise ValueError(f"cache_mb={cache_mb!r} must be a number, 0 or more")
-
+        checks.names("LongVideoQAEnv", settings, SETTINGS, TypeError)
+        given = EnvSettings(**settings)
+        checks.choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         self.suite = load_suite(suite, split=split, options=suite_options)
         self._suite_options = {
             name: os.fspath(value) if isinstance(value, os.PathLike) else value
             for name, value in (suite_options or {}).items()
         }
-        self.max_turns = max_turns
-        self.budget = Budget.split(
-            frame_budget,
-            overview=overview_frames,
-            retrieval=frames_per_retrieval,
-            max_turns=max_turns,
-        )
-        self.pool_size = pool_size
-        self.frame_size = _frame_size(frame_size)
-        self.retrieval: Retrieval = retrieval
-        self.reward = make_reward(reward)
-        self.order = TaskOrder(self.suite, order, shard)
-        self.on_video_error: OnVideoError = on_video_error
+        self._given = given
+        self.max_turns, self.pool_size = given.max_turns, given.pool_size
+        self.budget, self.frame_size = given.budget, given.frame_shape
+        self.retrieval: Retrieval = given.retrieval
+        self.reward = given.bi_level_reward
+        self.order = TaskOrder(self.suite, given.order, given.shard)
+        self.on_video_error = given.on_video_error
         self.render_mode = render_mode
         self.max_options = self.suite.max_options
-        if max_options is not None:
-            self.max_options = _count("max_options", max_options, self.suite.max_options)
+        if given.max_options is not None:
+            self.max_options = checks.whole(
+                "max_options", given.max_options, self.suite.max_options
+            )
 
         height, width = self.frame_size
         count = max(self.budget.overview, self.budget.retrieval)
         self._frames_shape = (count, height, width, 3)
-        self._question_bytes = question_bytes
         self._no_index = np.full(count, -1, np.int64)
         self._no_time = np.full(count, -1.0, np.float32)
         self.observation_space = spaces.Dict(
             {
                 "frames": spaces.Box(0, 255, self._frames_shape, np.uint8),
-                "frame_index": spaces.Box(-1, pool_size - 1, (count,), np.int64),
+                "frame_index": spaces.Box(-1, self.pool_size - 1, (count,), np.int64),
                 "frame_time": spaces.Box(-1.0, _LONGEST_S, (count,), np.float32),
-                "seen": spaces.MultiBinary(pool_size),
-                "question": spaces.Box(0, 255, (question_bytes,), np.uint8),
+                "seen": spaces.MultiBinary(self.pool_size),
+                "question": spaces.Box(0, 255, (given.question_bytes,), np.uint8),
                 "options": spaces.MultiBinary(self.max_options),
-                "turn": spaces.Discrete(max_turns + 1),
+                "turn": spaces.Discrete(self.max_turns + 1),
             }
         )
-        self.action_space = spaces.MultiDiscrete([2, pool_size, pool_size, self.max_options])
-        self._nvec = (2, pool_size, pool_size, self.max_options)
+        self._nvec = (2, self.pool_size, self.pool_size, self.max_options)
+        self.action_space = spaces.MultiDiscrete(list(self._nvec))
 
-        self.viewer = Viewer(
-            self.suite,
-            pool_size=pool_size,
-            pool_rule=pool_rule,
-            frame_size=(height, width),
-            fit=fit,
-            seek=seek,
-            backend=backend,
-            isolate=bool(isolate),
-            deadline_s=deadline_s,
-            cache=_cache(cache_mb, cache_dir),
-        )
+        self.viewer = Viewer(self.suite, given)
         self.episode: Episode | None = None
         self.skipped: list[tuple[str, str]] = []
-        self._forfeit = ""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -283,7 +197,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             self.order.restart()
         picked = self.order.pick(options)
         # A reset that fails leaves no episode: its pixels would be those of another video.
-        self.episode, self._forfeit = None, ""
+        self.episode = None
         if picked is not None:
             self._start(self.suite[picked])
         else:
@@ -291,19 +205,24 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         episode = self._running()
         return self._observation(), self._info(episode, LedgerRow())
 
-    def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+    def step(
+        self, action: np.ndarray | Action
+    ) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Take one turn.
 
+        Args:
+            action: (4,) of the action space; or an ``Action`` of ``gym_longvideo.episode``, as
+                views that speak otherwise give it: ``Malformed(reason)`` spends the turn.
+
         Raises:
-            ValueError: If ``action`` lies outside the action space.
+            ValueError: If an array lies outside the action space, or an ``Action`` holds something
+                else than whole numbers.
             ResetNeeded: If the episode is over.
         """
         episode = self._running()
         if episode.over:
             raise ResetNeeded(f"the episode is over ({episode.outcome}); call reset()")
-        parsed: Action = Malformed(self._forfeit) if self._forfeit else self._parse(action)
-        self._forfeit = ""
-        view, paid = episode.step(parsed)
+        view, paid = episode.step(self._parse(action))
         try:
             self._show(view)
             episode.turns[-1].shown_s = self.viewer.times.tolist()
@@ -313,10 +232,6 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         truncated = episode.outcome == "infra_error"
         info = self._info(episode, paid)
         return self._observation(), paid.total, episode.over and not truncated, truncated, info
-
-    def forfeit(self, reason: str) -> None:
-        """Make the next ``step`` malformed, whatever its action (a reply that is no action)."""
-        self._forfeit = reason or "malformed"
 
     def action_masks(self) -> np.ndarray:
         """Return the flat bool mask of legal values, of length ``2 + M + M + K``.
@@ -354,19 +269,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         return {
             "suite_options": self._suite_options,
             "max_options": self.max_options,
-            "question_bytes": self._question_bytes,
-            "max_turns": self.max_turns,
-            "frame_budget": self.budget.total,
-            "overview_frames": self.budget.overview,
-            "frames_per_retrieval": self.budget.retrieval,
-            "pool_size": self.pool_size,
-            "pool_rule": self.viewer.pool_rule,
-            "frame_size": list(self.frame_size),
-            "fit": self.viewer.fit,
-            "retrieval": self.retrieval,
-            "reward": self.reward.to_dict(),
-            "seek": self.viewer.seek,
-            "backend": self.viewer.backend,
+            **self._given.resolved(),
         }
 
     def render(self) -> np.ndarray | str | None:  # type: ignore[override]
@@ -441,14 +344,19 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             truncated_video=info.truncated,
         )
         self._seen = np.zeros(self.pool_size, np.int8)
-        self._question = _encode(question_text(task), self._question_bytes)
+        self._question = _encode(question_text(task), self._given.question_bytes)
         self._options = np.zeros(self.max_options, np.int8)
         self._options[: len(task.options)] = 1
         self._show(episode.overview)
         episode.overview_shown_s = self.viewer.times.tolist()
         self.episode = episode
 
-    def _parse(self, action: np.ndarray) -> Action:
+    def _parse(self, action: np.ndarray | Action) -> Action:
+        if isinstance(action, Action):
+            if not isinstance(action, Malformed):
+                for name, value in vars(action).items():
+                    checks.whole(f"{type(action).__name__}.{name}", value)
+            return action
         try:
             # Python numbers compare several times faster than those of numpy.
             given = action.tolist() if isinstance(action, np.ndarray) else list(action)
@@ -519,12 +427,6 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         return info
 
 
-def _cache(cache_mb: float, cache_dir: str | None) -> PoolCache | None:
-    if cache_dir is not None:
-        return DiskCache(cache_dir, max_bytes=int(cache_mb * 1e6) or 10 << 30)
-    return FrameCache.shared(int(cache_mb * 1e6)) if cache_mb else None
-
-
 def _judged(iou: float) -> float:
     """Return -1.0 for NaN: check_env compares infos with ==, and NaN never equals itself."""
     return -1.0 if math.isnan(iou) else iou
@@ -535,32 +437,22 @@ def _encode(text: str, size: int) -> np.ndarray:
     return np.frombuffer(utf8_prefix(text, size).ljust(size, b"\0"), np.uint8)
 
 
-def _frame_size(frame_size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
-    sides = frame_size if isinstance(frame_size, (tuple, list)) else (frame_size, frame_size)
-    if len(sides) != 2 or not all(_is_whole(side) for side in sides):
-        raise ValueError(f"frame_size={frame_size!r} is neither a side nor (height, width)")
-    if min(sides) < 1:
-        raise ValueError(f"frame_size={frame_size!r} must be 1 pixel or more")
-    return int(sides[0]), int(sides[1])
+def _signature() -> inspect.Signature:
+    """Return the signature of the constructor with every setting by name."""
+    written = inspect.signature(LongVideoQAEnv.__init__).parameters
+    named = [each for each in written.values() if each.kind is not each.VAR_KEYWORD]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature(
+        [
+            *named,
+            *(
+                inspect.Parameter(each.name, keyword, default=each.default, annotation=each.type)
+                for each in fields(EnvSettings)
+            ),
+        ]
+    )
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return _is_whole(value) or (isinstance(value, (float, np.floating)) and math.isfinite(value))
-
-
-def _count(name: str, value: Any, least: int) -> int:
-    if not _is_whole(value) or value < least:
-        raise ValueError(f"{name}={value!r} must be a whole number, {least} or more")
-    return int(value)
-
-
-def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is unknown; use one of {list(choices)}")
-
+setattr(LongVideoQAEnv.__init__, "__signature__", _signature())  # noqa: B010 - functions have it
 
 __all__ = ["ANSWER", "RETRIEVE", "LongVideoQAEnv"]

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from gym_longvideo import checks
 from gym_longvideo.rewards import BiLevelReward, LedgerRow, Op, TurnFacts, frame_iou
 from gym_longvideo.task import Task
 
@@ -90,9 +91,8 @@ class Budget:
             ("overview_frames", overview, 0),
             ("frames_per_retrieval", retrieval, 1),
         ):
-            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if value is not None and not (whole and value >= least):
-                raise ValueError(f"{name}={value!r} must be a whole number, {least} or more")
+            if value is not None:
+                checks.whole(name, value, least)
         if total is None:
             if overview is None or retrieval is None:
                 raise ValueError(

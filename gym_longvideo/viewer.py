@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from gym_longvideo.episode import EMPTY_VIEW, View
+from gym_longvideo.settings import EnvSettings
 from gym_longvideo.suite import Suite
 from gym_longvideo.task import Task
-from gym_longvideo.video import FramePool, FrameStatus, ReaderPool, VideoInfo
+from gym_longvideo.video import DiskCache, FrameCache, FramePool, FrameStatus, ReaderPool, VideoInfo
 from gym_longvideo.video.cache import PoolCache
-from gym_longvideo.video.pool import Rule, Seek, pool_times
+from gym_longvideo.video.pool import pool_times
 from gym_longvideo.video.source import Fit
 
 _NO_TIMES = np.zeros(0)
@@ -30,6 +31,8 @@ class Viewer:
     """Reads frames of one task at a time.
 
     Attributes:
+        suite: Opens the videos.
+        settings: Of the environment: which frames of a video, and how they are read.
         view: What is shown now.
         times: (n,) float64, the playback seconds at which those frames really start.
         decoded: Frames the decoder put out in this episode.
@@ -38,15 +41,7 @@ class Viewer:
     """
 
     suite: Suite
-    pool_size: int
-    pool_rule: Rule
-    frame_size: tuple[int, int]
-    fit: Fit
-    seek: Seek
-    backend: str
-    isolate: bool
-    deadline_s: float | None
-    cache: PoolCache | None = None
+    settings: EnvSettings
     view: View = EMPTY_VIEW
     times: np.ndarray = field(default_factory=lambda: _NO_TIMES)
     decoded: int = 0
@@ -54,6 +49,7 @@ class Viewer:
     timings: dict[str, float] = field(default_factory=lambda: {"open_s": 0.0, "decode_s": 0.0})
 
     def __post_init__(self) -> None:
+        self.cache = _cache(self.settings)
         self._frames: np.ndarray | None = None  # what was decoded; None for what is drawn
         self._readers = ReaderPool()
         self._task: Task | None = None
@@ -75,11 +71,11 @@ class Viewer:
     def _pixels(self, decoded: np.ndarray | None, times: np.ndarray) -> np.ndarray:
         if decoded is not None:
             return decoded
-        frames = np.empty((len(times), *self.frame_size, 3), np.uint8)
+        frames = np.empty((len(times), *self.settings.frame_shape, 3), np.uint8)
         if len(times):
             self._open_again()
             assert self._draw is not None
-            self._draw(times, frames, self.fit)
+            self._draw(times, frames, self.settings.fit)
         return frames
 
     def open(self, task: Task) -> tuple[np.ndarray, VideoInfo]:
@@ -96,29 +92,30 @@ class Viewer:
         return self._open(task)
 
     def _open(self, task: Task) -> tuple[np.ndarray, VideoInfo]:
-        started = time.perf_counter()
+        started, asked = time.perf_counter(), self.settings
         self._pool = self._draw = None
+        backend, isolate = asked.backend, bool(asked.isolate)
         video = self._readers.get(
-            (task.video, self.backend, self.isolate),
-            lambda: self.suite.open_video(task, backend=self.backend, isolate=self.isolate),
+            (task.video, backend, isolate),
+            lambda: self.suite.open_video(task, backend=backend, isolate=isolate),
         )
         info = video.info
         draw = getattr(video, "draw", None)
         if draw is not None and self.cache is None:
             self._draw = draw
             times = pool_times(
-                info.duration_s, self.pool_size, self.pool_rule, info.frame_count, info.fps
+                info.duration_s, asked.pool_size, asked.pool_rule, info.frame_count, info.fps
             )
         else:
             self._pool = FramePool(
                 video,
-                size=self.pool_size,
-                rule=self.pool_rule,
-                frame_size=self.frame_size,
-                fit=self.fit,
-                seek=self.seek,
+                size=asked.pool_size,
+                rule=asked.pool_rule,
+                frame_size=asked.frame_shape,
+                fit=asked.fit,
+                seek=asked.seek,
                 cache=self.cache,
-                deadline_s=self.deadline_s,
+                deadline_s=asked.deadline_s,
             )
             times = self._pool.times
         self.timings["open_s"] += time.perf_counter() - started
@@ -161,7 +158,7 @@ class Viewer:
         if self._frames is None:
             self._open_again()
             assert self._draw is not None
-            self._draw(self.times, frames[:count], self.fit)
+            self._draw(self.times, frames[:count], self.settings.fit)
         else:
             frames[:count] = self._frames
 
@@ -181,3 +178,10 @@ class Viewer:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None, "_draw": None}
+
+
+def _cache(settings: EnvSettings) -> PoolCache | None:
+    size = int(settings.cache_mb * 1e6)
+    if settings.cache_dir is not None:
+        return DiskCache(settings.cache_dir, max_bytes=size or 10 << 30)
+    return FrameCache.shared(size) if settings.cache_mb else None

@@ -15,8 +15,9 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector.utils import create_shared_memory
 
+from gym_longvideo import checks
 from gym_longvideo.env import ANSWER, RETRIEVE, LongVideoQAEnv
-from gym_longvideo.episode import Answer, Malformed, Retrieve, cell_edges
+from gym_longvideo.episode import Answer, Malformed, cell_edges
 from gym_longvideo.protocol import Content, Turn, lenient, make_protocol
 
 IMAGE = "<image>"
@@ -90,8 +91,7 @@ class TextProtocol(gym.Wrapper[dict[str, Any], Any, dict[str, Any], Any], Record
         RecordConstructorArgs.__init__(self, protocol=protocol, max_length=max_length)
         gym.Wrapper.__init__(self, env)
         self.protocol = make_protocol(protocol)
-        if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
-            raise ValueError(f"max_length={max_length!r} must be a whole number, 1 or more")
+        checks.whole("max_length", max_length, 1)
         if self.protocol.name == "tags" and _base(self).retrieval == "timeline":
             raise ValueError(
                 "protocol='tags' names frames by pool index, and retrieval='timeline' shows "
@@ -123,17 +123,7 @@ class TextProtocol(gym.Wrapper[dict[str, Any], Any, dict[str, Any], Any], Record
             raise gym.error.ResetNeeded("there is no episode yet; call reset()")
         parsed = self.protocol.parse(action, turn)
         forgiving = lenient(action, turn, self.protocol)
-        numeric = np.array([ANSWER, 0, 0, 0])
-        if reason := base.episode.objection(parsed):
-            parsed = Malformed(reason)
-        match parsed:
-            case Retrieve(start, end):
-                numeric = np.array([RETRIEVE, start, end, 0])
-            case Answer(choice):
-                numeric[3] = choice
-            case Malformed(reason):
-                base.forfeit(reason)
-        observation, reward, terminated, truncated, info = self.env.step(numeric)
+        observation, reward, terminated, truncated, info = self.env.step(parsed)
         choice = forgiving.choice if isinstance(forgiving, Answer) else -1
         base.episode.turns[-1].notes.update(reply=action, lenient_choice=choice)
         self._messages.append({"role": "assistant", "content": [{"type": "text", "text": action}]})
@@ -215,8 +205,7 @@ class DiscreteIntervals(
         RecordConstructorArgs.__init__(self, n_bins=n_bins)
         gym.ActionWrapper.__init__(self, env)
         base = _base(self)
-        if isinstance(n_bins, bool) or not isinstance(n_bins, int):
-            raise ValueError(f"n_bins={n_bins!r} must be a whole number")
+        checks.whole("n_bins", n_bins)
         if not 1 <= n_bins <= base.pool_size:
             raise ValueError(f"n_bins={n_bins} must lie in 1..pool_size={base.pool_size}")
         self.n_bins = n_bins

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import pickle
 
 import gymnasium as gym
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from worlds import FailingSuite, GreySuite
 
 from gym_longvideo.env import ANSWER, RETRIEVE, LongVideoQAEnv
+from gym_longvideo.episode import Answer, Malformed, Retrieve
 from gym_longvideo.suite import utf8_prefix
 from gym_longvideo.video import VideoError
 
@@ -206,17 +208,57 @@ def test_a_choice_that_does_not_exist_spends_the_turn():
     assert reward == pytest.approx(1.1) and info["malformed"] == ""
 
 
-def test_a_forfeit_makes_just_the_next_turn_malformed():
+def test_a_malformed_action_makes_just_its_turn_malformed():
     env = make()
     env.reset(seed=0)
-    env.forfeit("no tag in the reply")
-    _, reward, terminated, _, info = env.step(answer(0))
+    _, reward, terminated, _, info = env.step(Malformed("no tag in the reply"))
     assert (reward, terminated, info["malformed"]) == (0.0, False, "no tag in the reply")
-    _, reward, terminated, _, _ = env.step(answer(0))
+    _, reward, terminated, _, _ = env.step(Answer(0))
     assert (reward, terminated) == (pytest.approx(1.1), True)
-    env.forfeit("stale")
-    env.reset()
-    assert env.step(answer(1))[4]["malformed"] == ""  # a reset forgets it
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_action_is_taken_as_its_array_is(wrapped):
+    for action, array in (
+        (Retrieve(9, 2), [0, 9, 2, 0]),
+        (Answer(1), answer(1)),
+        (Answer(3), answer(3)),
+    ):
+        told = []
+        for taken in (action, np.array(array)):
+            env = make()
+            env = gym.wrappers.OrderEnforcing(env) if wrapped else env
+            env.reset(seed=0)
+            observation, *rest = env.step(taken)
+            told.append([{k: v.tolist() for k, v in observation.items()}, *rest])
+            assert env.unwrapped.record.turns
+        assert repr(told[0]) == repr(told[1])
+
+
+def test_an_action_beyond_the_pool_or_the_options_is_malformed():
+    env = make()
+    env.reset(seed=0)
+    assert "leaves the pool" in env.step(Retrieve(0, 20))[4]["malformed"]
+    assert "choice -1 does not exist" in env.step(Answer(-1))[4]["malformed"]
+
+
+@pytest.mark.parametrize("action", [Answer(1.0), Retrieve(0, None), Answer(True), Answer("B")])
+def test_an_action_of_anything_but_whole_numbers_is_refused(action):
+    env = make()
+    env.reset(seed=0)
+    with pytest.raises(
+        ValueError, match=r"(Answer\.choice|Retrieve\.end)=.* must be a whole number"
+    ):
+        env.step(action)
+    assert env.record.turns == []
+
+
+def test_help_shows_every_setting_with_its_default():
+    parameters = inspect.signature(LongVideoQAEnv).parameters
+    assert list(parameters)[:4] == ["suite", "split", "suite_options", "render_mode"]
+    assert parameters["max_turns"].default == 3 and parameters["seek"].default == "auto"
+    with pytest.raises(TypeError, match=r"no 'frame_bugdet' \(did you mean 'frame_budget'\?\)"):
+        make(frame_bugdet=8)
 
 
 @pytest.mark.parametrize(

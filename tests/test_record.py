@@ -13,6 +13,7 @@ from worlds import FailingSuite, GreySuite
 
 from gym_longvideo import EpisodeRecord, rescore
 from gym_longvideo.env import LongVideoQAEnv
+from gym_longvideo.episode import Malformed
 from gym_longvideo.rewards import PRESETS
 
 
@@ -35,7 +36,8 @@ def replay(env, record):
     env.reset(options={"task_id": record.task["task_id"]})
     for turn in record.turns:
         if turn["op"] == "malformed":
-            env.forfeit(turn["malformed"])
+            env.step(Malformed(turn["malformed"]))
+            continue
         op = int(turn["op"] == "answer")
         start, end = (max(0, cell) for cell in turn["interval"])
         env.step(np.array([op, start, end, max(0, turn["choice"])]))

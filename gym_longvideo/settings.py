@@ -1,0 +1,195 @@
+"""EnvSettings: every setting of an environment, in one place, with its default and its check.
+
+The arguments of ``LongVideoQAEnv``, what its records say, what the viewer reads, the options of an
+evaluation and what a policy was trained with are all made from the fields of these classes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+from gym_longvideo import checks
+from gym_longvideo.episode import Budget, Retrieval
+from gym_longvideo.order import Order
+from gym_longvideo.rewards import BiLevelReward, make_reward
+from gym_longvideo.video import BACKENDS
+from gym_longvideo.video.pool import Rule, Seek
+from gym_longvideo.video.source import Fit
+
+OnVideoError = Literal["raise", "skip"]
+
+
+@dataclass(frozen=True)
+class EpisodeSettings:
+    """What a policy sees and may do: it learns to act under these.
+
+    Attributes:
+        max_turns: Turns of an episode (K_max).
+        frame_budget: Frames shown in an episode at most (B): B/2 in the overview, B/4 for each
+            retrieval. None for the sum of the next two.
+        overview_frames: Frames of the overview (n0) instead of B/2; 0 is legal.
+        frames_per_retrieval: Most frames of a retrieval (f_max) instead of B/4.
+        pool_size: Candidate frames of a video (M); one with fewer frames has a shorter pool.
+        pool_rule: "midpoint" of M equal parts, or "linspace" over source frames (as released).
+        frame_size: Side of the square frames in pixels, or (height, width).
+        fit: "stretch" or "letterbox" to the frame size.
+        retrieval: "pool" shows pool frames of the interval; "timeline" samples the raw video
+            between its ends, so that a retrieval can see what lies between pool frames.
+
+    Raises:
+        ValueError: For a value that is not allowed, naming it and the fix.
+    """
+
+    max_turns: int = 3
+    frame_budget: int | None = 32
+    overview_frames: int | None = None
+    frames_per_retrieval: int | None = None
+    pool_size: int = 128
+    pool_rule: Rule = "midpoint"
+    frame_size: int | tuple[int, int] = 56
+    fit: Fit = "stretch"
+    retrieval: Retrieval = "pool"
+
+    def __post_init__(self) -> None:
+        _keep_whole(self, "max_turns", "pool_size")
+        checks.choice("pool_rule", self.pool_rule, get_args(Rule))
+        checks.choice("fit", self.fit, get_args(Fit))
+        checks.choice("retrieval", self.retrieval, get_args(Retrieval))
+        self.budget  # noqa: B018 - refuses numbers that do not fit
+        self.frame_shape  # noqa: B018
+
+    @cached_property
+    def budget(self) -> Budget:
+        """The frames of overview and retrievals."""
+        return Budget.split(
+            self.frame_budget,
+            overview=self.overview_frames,
+            retrieval=self.frames_per_retrieval,
+            max_turns=self.max_turns,
+        )
+
+    @cached_property
+    def frame_shape(self) -> tuple[int, int]:
+        """Height and width of the frames in pixels."""
+        size = self.frame_size
+        sides = size if isinstance(size, (tuple, list)) else (size, size)
+        if len(sides) != 2 or not all(checks.is_whole(side) for side in sides):
+            raise ValueError(f"frame_size={size!r} is neither a side nor (height, width)")
+        if min(sides) < 1:
+            raise ValueError(f"frame_size={size!r} must be 1 pixel or more")
+        return int(sides[0]), int(sides[1])
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the numbers that the settings come to, by name, JSON-able."""
+        return {
+            **{each.name: getattr(self, each.name) for each in fields(EpisodeSettings)},
+            "frame_budget": self.budget.total,
+            "overview_frames": self.budget.overview,
+            "frames_per_retrieval": self.budget.retrieval,
+            "frame_size": list(self.frame_shape),
+        }
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """How frames are read from a file.
+
+    Attributes:
+        seek: "exact"; "keyframe" (nearest); "auto" takes a keyframe within 0.15 of the spacing and
+            is exact elsewhere and wherever the spacing is under 4 s.
+        backend: "pyav", "decord" or "torchcodec".
+        isolate: Decode in a child process, so that a decoder that crashes or hangs on a file costs
+            an episode and not the run.
+        deadline_s: Seconds one decoding call may take; None for no limit.
+        cache_mb: Megabytes of decoded frames kept between episodes, shared by the environments of a
+            process; 0 keeps none. With ``cache_dir``, the limit of that directory.
+        cache_dir: Directory for decoded frames, shared between processes and runs.
+
+    Raises:
+        ValueError: For a value that is not allowed, naming it and the fix.
+    """
+
+    seek: Seek = "auto"
+    backend: str = "pyav"
+    isolate: bool = False
+    deadline_s: float | None = 60.0
+    cache_mb: float = 0.0
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        checks.choice("seek", self.seek, get_args(Seek))
+        checks.choice("backend", self.backend, BACKENDS)
+        checks.choice("isolate", self.isolate, (True, False))
+        checks.number("deadline_s", self.deadline_s, above=0, unit="seconds", optional=True)
+        checks.number("cache_mb", self.cache_mb, 0)
+        if self.cache_dir is not None and not isinstance(self.cache_dir, (str, os.PathLike)):
+            raise ValueError(
+                f"cache_dir={self.cache_dir!r} must be the path of a directory, or None"
+            )
+
+
+@dataclass(frozen=True)
+class EnvSettings(DecodingSettings, EpisodeSettings):
+    """Every setting of an environment beside its suite.
+
+    Attributes:
+        reward: Preset name, mapping of fields, or ``BiLevelReward``.
+        order: "shuffled" (every task once per epoch) or "sequential". Seeding starts over.
+        shard: (i, n): only tasks i, i + n, i + 2n, ..., so that n environments cover a suite.
+        on_video_error: At reset, "raise" the ``VideoError`` or "skip" to the next task.
+        max_options: Choices of the action space (K); None for the suite's own largest number.
+        question_bytes: Length of the question's observation (L).
+
+    Raises:
+        ValueError: For a value that is not allowed, naming it and the fix.
+    """
+
+    reward: str | Mapping[str, Any] | BiLevelReward = "video_mtr"
+    order: Order = "shuffled"
+    shard: tuple[int, int] | None = None
+    on_video_error: OnVideoError = "raise"
+    max_options: int | None = None
+    question_bytes: int = 512
+
+    def __post_init__(self) -> None:
+        EpisodeSettings.__post_init__(self)
+        DecodingSettings.__post_init__(self)
+        checks.choice("order", self.order, get_args(Order))
+        checks.choice("on_video_error", self.on_video_error, get_args(OnVideoError))
+        _keep_whole(self, "question_bytes")
+        self.bi_level_reward  # noqa: B018 - refuses an unknown preset
+
+    @cached_property
+    def bi_level_reward(self) -> BiLevelReward:
+        """The reward as data."""
+        return make_reward(self.reward)
+
+    def resolved(self) -> dict[str, Any]:
+        """Return every setting that can move a result, JSON-able, but what the suite decides."""
+        return {
+            **super().resolved(),
+            "question_bytes": self.question_bytes,
+            "reward": self.bi_level_reward.to_dict(),
+            "seek": self.seek,
+            "backend": self.backend,
+        }
+
+
+def make_settings(given: Mapping[str, Any]) -> EnvSettings:
+    """Return the settings that keyword arguments name.
+
+    Raises:
+        ValueError: For an unknown name, or a value that is not allowed.
+    """
+    checks.names("the environment", given, {each.name for each in fields(EnvSettings)})
+    return EnvSettings(**given)
+
+
+def _keep_whole(settings: EpisodeSettings, *names: str) -> None:
+    """Keep numbers of 1 or more as Python's own: numpy's are no JSON."""
+    for name in names:
+        object.__setattr__(settings, name, checks.whole(name, getattr(settings, name), 1))
