@@ -6,7 +6,6 @@ The command line of ``agents.train`` is generated from it, and every checkpoint 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from agents.model.policy import LoRA, MLLMPolicy
 from agents.model.sampling import Sampling
 from agents.model.tiny import ENV_OPTIONS, SUITE_OPTIONS, WEIGHTS
 from agents.ppo_config import PRESETS, PPOConfig
+from gym_longvideo import checks
 from gym_longvideo.wrappers import TextProtocol
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -125,17 +125,12 @@ class TrainConfig:
             ("envs", 0), ("iterations", 0), ("eval_every", 0), ("eval_episodes", 1),
             ("samples", 0), ("save_every", 0), ("keep", 1), ("seed", 0), ("threads", 0),
         ):  # fmt: skip
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number, {least} or more")
-        if not 0 <= self.seconds < math.inf:
-            raise ValueError(f"seconds={self.seconds!r} must be 0 (no limit) or more, and finite")
+            checks.keep_whole(self, name, least)
+        checks.number("seconds", self.seconds, 0)
         if not self.iterations and not self.seconds:
             raise ValueError("iterations=0 and seconds=0.0 would never end; set one of them")
-        if self.preset not in get_args(Preset):
-            raise ValueError(f"preset={self.preset!r} is unknown; use one of {get_args(Preset)}")
-        if self.dtype not in get_args(Dtype):
-            raise ValueError(f"dtype={self.dtype!r} is unknown; use one of {get_args(Dtype)}")
+        checks.choice("preset", self.preset, get_args(Preset))
+        checks.choice("dtype", self.dtype, get_args(Dtype))
         if self.lora_rank:
             LoRA(self.lora_rank, self.lora_alpha)
             if self.train_vision:
@@ -233,11 +228,8 @@ def make_train_config(preset: str = "tiny", **overrides: Any) -> TrainConfig:
     >>> make_train_config("paper", batch=16).ppo.critic
     'model'
     """
-    if preset not in get_args(Preset):
-        raise ValueError(f"preset={preset!r} is unknown; use one of {get_args(Preset)}")
-    known = {each.name for each in fields(TrainConfig)}
-    if unknown := sorted(set(overrides) - known):
-        raise ValueError(f"TrainConfig has no field {unknown}; use some of {sorted(known)}")
+    checks.choice("preset", preset, get_args(Preset))
+    checks.names("TrainConfig", overrides, {each.name for each in fields(TrainConfig)})
     return replace(_PRESETS[preset], **overrides)
 
 

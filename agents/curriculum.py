@@ -27,6 +27,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 
+from gym_longvideo import checks
 from gym_longvideo.env import LongVideoQAEnv
 
 STAGES = ((0.1, 1.0), (0.5, 0.5))
@@ -67,7 +68,7 @@ class RetrievalBonus:
         self, stages: Sequence[Sequence[float]] = STAGES, patience: int = PATIENCE
     ) -> None:
         self.stages = _check_stages(stages)
-        self.patience = _check_count("patience", patience, 1)
+        self.patience = checks.whole("patience", patience, 1)
         self._streak = 0
         self._enabled = True
 
@@ -99,8 +100,8 @@ class RetrievalBonus:
         Raises:
             ValueError: If the counts are none, or there are more retrievals than turns.
         """
-        turns = _check_count("turns", turns, 0)
-        if _check_count("retrieves", retrieves, 0) > turns:
+        turns = checks.whole("turns", turns, 0)
+        if checks.whole("retrieves", retrieves, 0) > turns:
             raise ValueError(
                 f"retrieves={retrieves} is more than turns={turns}; count each retrieving turn once"
             )
@@ -121,7 +122,7 @@ class RetrievalBonus:
         """Go on from what ``state_dict`` returned."""
         _check_keys(state, ("enabled", "streak"))
         self._enabled = bool(state["enabled"])
-        self._streak = _check_count("streak", state["streak"], 0)
+        self._streak = checks.whole("streak", state["streak"], 0)
 
     def __repr__(self) -> str:
         return f"RetrievalBonus(stages={self.stages}, patience={self.patience})"
@@ -144,7 +145,7 @@ class RetrievalWindow:
 
     def __init__(self, bonus: RetrievalBonus | None = None, size: int = WINDOW) -> None:
         self.bonus = RetrievalBonus() if bonus is None else bonus
-        self.size = _check_count("window", size, 1)
+        self.size = checks.whole("window", size, 1)
         self._recent: deque[bool] = deque(maxlen=self.size)
         self._since_update = 0
 
@@ -177,7 +178,7 @@ class RetrievalWindow:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
         _check_keys(state, ("bonus", "recent", "since_update"))
-        since = _check_count("since_update", state["since_update"], 0)
+        since = checks.whole("since_update", state["since_update"], 0)
         if len(state["recent"]) > self.size or since >= self.size:
             raise ValueError(
                 f"the state is of a longer window than window={self.size}; use the size it was "
@@ -316,12 +317,6 @@ def _check_stages(stages: Any) -> tuple[tuple[float, float], ...]:
             raise ValueError(f"bonus {bonus} in stages={stages!r} must be finite, 0 or more")
         lowest = threshold
     return pairs
-
-
-def _check_count(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
-        raise ValueError(f"{name}={value!r} must be a whole number, {least} or more")
-    return int(value)
 
 
 def _check_keys(state: Mapping[str, Any], keys: tuple[str, ...]) -> None:

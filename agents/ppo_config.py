@@ -6,12 +6,12 @@ more stable for "recommended".
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
 
 from agents.losses import Aggregation
 from agents.model.critic import CriticKind
+from gym_longvideo import checks
 
 
 @dataclass(frozen=True)
@@ -76,51 +76,23 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         for name in ("gamma_token", "lambda_token", "gamma_turn", "lambda_turn"):
-            _check(self, name, 0.0, 1.0)
+            checks.number(name, getattr(self, name), 0, 1)
         for name in ("beta", "clip_high", "entropy_coef", "weight_decay"):
-            _check(self, name, 0.0, math.inf)
-        _check(self, "clip_low", 0.0, 1.0, "0 <= clip_low < 1", strict=True)
-        for name in ("actor_lr", "critic_lr", "grad_clip", "temperature", "top_p"):
-            _check(self, name, 0.0, math.inf, "above 0", above=True)
+            checks.number(name, getattr(self, name), 0)
+        checks.number("clip_low", self.clip_low, 0, below=1)
+        for name in ("actor_lr", "critic_lr", "grad_clip", "temperature"):
+            checks.number(name, getattr(self, name), above=0)
+        checks.number("top_p", self.top_p, above=0, most=1)
         for name in ("value_clip", "target_kl"):
-            if getattr(self, name) is not None:
-                _check(self, name, 0.0, math.inf, "above 0, or None", above=True)
+            checks.number(name, getattr(self, name), above=0, optional=True)
+        checks.number("dual_clip", self.dual_clip, above=1, optional=True)
         for name in ("epochs", "minibatch", "micro_batch_tokens"):
-            _check(self, name, 1, math.inf, "a whole number, 1 or more", whole=True)
-        _check(self, "critic_warmup", 0, math.inf, "a whole number, 0 or more", whole=True)
-        for name, least in (("critic_epochs", 1), ("history", 0)):
-            if getattr(self, name) is not None:
-                rule = f"a whole number, {least} or more, or None"
-                _check(self, name, least, math.inf, rule, whole=True)
-        for name, kinds in (("aggregation", Aggregation), ("critic", CriticKind)):
-            if getattr(self, name) not in get_args(kinds):
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} is unknown; use one of {get_args(kinds)}"
-                )
-        if self.top_p > 1:
-            raise ValueError(f"top_p={self.top_p} must lie in (0, 1]")
-        if self.dual_clip is not None and self.dual_clip <= 1:
-            raise ValueError(f"dual_clip={self.dual_clip} must be above 1, or None")
-
-
-def _check(
-    config: PPOConfig,
-    name: str,
-    low: float,
-    high: float,
-    rule: str = "",
-    *,
-    strict: bool = False,
-    above: bool = False,
-    whole: bool = False,
-) -> None:
-    value = getattr(config, name)
-    fine = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    fine = fine and low <= value <= high
-    if fine and ((strict and value == high) or (above and value == low) or math.isinf(value)):
-        fine = False
-    if not fine:
-        raise ValueError(f"{name}={value!r} must be {rule or f'in [{low:g}, {high:g}]'}")
+            checks.keep_whole(self, name, 1)
+        checks.keep_whole(self, "critic_warmup", 0)
+        checks.keep_whole(self, "critic_epochs", 1, optional=True)
+        checks.keep_whole(self, "history", 0, optional=True)
+        checks.choice("aggregation", self.aggregation, get_args(Aggregation))
+        checks.choice("critic", self.critic, get_args(CriticKind))
 
 
 PRESETS: dict[str, PPOConfig] = {
@@ -157,9 +129,6 @@ def make_config(preset: str, **overrides: Any) -> PPOConfig:
     >>> make_config("paper", epochs=2).clip_high
     0.2
     """
-    if preset not in PRESETS:
-        raise ValueError(f"preset={preset!r} is unknown; use one of {sorted(PRESETS)}")
-    known = {field.name for field in fields(PPOConfig)}
-    if unknown := sorted(set(overrides) - known):
-        raise ValueError(f"PPOConfig has no field {unknown}; use some of {sorted(known)}")
+    checks.choice("preset", preset, sorted(PRESETS))
+    checks.names("PPOConfig", overrides, {field.name for field in fields(PPOConfig)})
     return replace(PRESETS[preset], **overrides)

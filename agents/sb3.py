@@ -22,6 +22,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from agents.scripted import Agent
+from gym_longvideo import checks
 from gym_longvideo.env import LongVideoQAEnv
 
 LEAST_SIDE = 8  # pixels that the two convolutions need
@@ -64,8 +65,7 @@ class FrameExtractor(BaseFeaturesExtractor):
     def __init__(self, observation_space: spaces.Space, features: int = 16) -> None:
         count, side = _checked(observation_space)
         assert isinstance(observation_space, spaces.Dict)
-        if isinstance(features, bool) or not isinstance(features, int) or features < 1:
-            raise ValueError(f"features={features!r} must be a whole number, 1 or more")
+        checks.whole("features", features, 1)
         turns = spaces.flatdim(observation_space["turn"])
         super().__init__(observation_space, count * (features + 1) + features + turns)
         self.pool_size = spaces.flatdim(observation_space["seen"])

@@ -20,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from gymnasium.error import ResetNeeded
 
+from gym_longvideo import checks
 from gym_longvideo.env import ANSWER, RETRIEVE, LongVideoQAEnv
 from gym_longvideo.episode import (
     Action,
@@ -208,14 +209,9 @@ class NoisyOracle(Oracle):
     def __init__(
         self, interval_noise: int = 0, answer_noise: float = 0.0, *, seed: int = 0
     ) -> None:
-        if isinstance(interval_noise, bool) or not isinstance(interval_noise, (int, np.integer)):
-            raise ValueError(f"interval_noise={interval_noise!r} must be a whole number of cells")
-        if interval_noise < 0:
-            raise ValueError(f"interval_noise={interval_noise} must be 0 pool cells or more")
-        if isinstance(answer_noise, bool) or not 0.0 <= answer_noise <= 1.0:
-            raise ValueError(f"answer_noise={answer_noise!r} must be a chance in [0, 1]")
         super().__init__(seed)
-        self.interval_noise, self.answer_noise = int(interval_noise), float(answer_noise)
+        self.interval_noise = checks.whole("interval_noise", interval_noise, 0)
+        self.answer_noise = float(checks.number("answer_noise", answer_noise, 0, 1))
 
     def aim(self, interval: Interval, pool_length: int) -> Interval:
         """Return the interval with both ends jittered, inside the pool."""
@@ -246,8 +242,7 @@ def make_agent(name: str, **options: Any) -> Scripted:
     >>> make_agent("noisy_oracle", interval_noise=2).name
     'noisy_oracle'
     """
-    if name not in AGENTS:
-        raise ValueError(f"agent {name!r} is unknown; use one of {list(AGENTS)}")
+    checks.choice("agent", name, AGENTS)
     parameters = list(inspect.signature(AGENTS[name]).parameters)
     if unknown := sorted(set(options) - set(parameters)):
         raise ValueError(f"agent {name!r} takes no {unknown}; use some of {parameters}")

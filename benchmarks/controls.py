@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from gym_longvideo import checks
 from gym_longvideo.record import EpisodeRecord
 from gym_longvideo.suite import Suite
 from gym_longvideo.task import Task
@@ -40,8 +41,7 @@ def control_settings(control: str, settings: dict[str, Any]) -> dict[str, Any]:
     >>> control_settings("blind", {"frame_budget": 32, "max_turns": 3})
     {'frame_budget': 32, 'max_turns': 1, 'overview_frames': 0}
     """
-    if control not in CONTROLS:
-        raise ValueError(f"control={control!r} is unknown; use one of {list(CONTROLS)}")
+    checks.choice("control", control, CONTROLS)
     changed = {**settings, **_SETTINGS.get(control, {})}
     if control in _SETTINGS and changed.get("frame_budget", 0) is None:
         # Nothing is ever retrieved in the only turn, but the budget is made of both parts.
@@ -64,8 +64,7 @@ def chosen(suite: Suite, episodes: int | None, seed: int = 0) -> list[int]:
     """
     if episodes is None:
         return list(range(len(suite)))
-    if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
-        raise ValueError(f"episodes={episodes!r} must be a whole number, 1 or more, or None")
+    checks.whole("episodes", episodes, 1, optional=True)
     if episodes > len(suite):
         advice = "ask for fewer, or leave it out to play all"
         if suite.name == "haystack":  # as many as one likes
@@ -109,8 +108,7 @@ class ControlledSuite:
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        if control not in CONTROLS:
-            raise ValueError(f"control={control!r} is unknown; use one of {list(CONTROLS)}")
+        checks.choice("control", control, CONTROLS)
         self.suite, self.control, self.seed = suite, control, seed
         self.name, self.split, self.max_options = suite.name, suite.split, suite.max_options
         self.options: Mapping[str, Any] = getattr(suite, "options", None) or options or {}

@@ -17,6 +17,7 @@ from benchmarks.controls import shuffled
 from benchmarks.datasets.dataset import Converted, Dataset, Defect, Source
 from benchmarks.datasets.layout import VideoFinder, find_layout
 from benchmarks.datasets.repair import diagnose
+from gym_longvideo import checks
 from gym_longvideo.annotation import parse_record
 from gym_longvideo.suite import OnMissingVideo
 from gym_longvideo.task import Task
@@ -100,21 +101,16 @@ class BenchmarkSuite:
             raise ValueError(
                 f"{dataset.name} has no split {split!r}; use one of {list(dataset.splits)}"
             )
-        for key, value, choices in (
-            ("on_invalid", on_invalid, get_args(OnInvalid)),
-            ("on_missing_video", on_missing_video, get_args(OnMissingVideo)),
-        ):
-            if value not in choices:
-                raise ValueError(f"{key}={value!r} is unknown; use one of {list(choices)}")
+        checks.choice("on_invalid", on_invalid, get_args(OnInvalid))
+        checks.choice("on_missing_video", on_missing_video, get_args(OnMissingVideo))
         if unknown := sorted(set(options) - set(dataset.options)):
             raise ValueError(
                 f"{dataset.name} does not know {unknown[0]}={options[unknown[0]]!r}; beside those "
                 f"of BenchmarkSuite it takes {sorted(dataset.options) or 'no options'}"
             )
-        _check_number("relevant_share_below", relevant_share_below)
-        _check_number("longer_than_s", longer_than_s)
-        if shuffle_options is not None and not isinstance(shuffle_options, int):
-            raise ValueError(f"shuffle_options={shuffle_options!r} must be a whole number (a seed)")
+        checks.number("relevant_share_below", relevant_share_below, optional=True)
+        checks.number("longer_than_s", longer_than_s, unit="seconds", optional=True)
+        shuffle_options = checks.whole("shuffle_options", shuffle_options, optional=True)
         self.dataset, self.name, self.split = dataset, dataset.name, split
         self.options: dict[str, Any] = {
             **dataset.options,
@@ -322,8 +318,3 @@ def _wanted(where: Mapping[str, Any] | None) -> dict[str, list[str]]:
 
 def _single(values: Any) -> bool:
     return isinstance(values, (str, int, float))
-
-
-def _check_number(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-        raise ValueError(f"{name}={value!r} must be a number, or None")

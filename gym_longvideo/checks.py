@@ -58,6 +58,7 @@ def number(
     most: float | None = None,
     *,
     above: float | None = None,
+    below: float | None = None,
     unit: str = "",
     optional: bool = False,
 ) -> Any:
@@ -68,7 +69,8 @@ def number(
         value: To check.
         least: Smallest value allowed.
         most: Largest value allowed.
-        above: What the value must be greater than.
+        above: What the value must be greater than, in place of ``least``.
+        below: What the value must be less than, in place of ``most``.
         unit: Of the value, in the plural.
         optional: Whether None is allowed too.
 
@@ -78,14 +80,35 @@ def number(
     >>> number("deadline_s", -1, above=0, unit="seconds", optional=True)
     Traceback (most recent call last):
     ValueError: deadline_s=-1 must be a number of seconds greater than 0, or None
+    >>> number("clip_low", 1, 0, below=1)
+    Traceback (most recent call last):
+    ValueError: clip_low=1 must be a number in [0, 1)
     """
     if optional and value is None:
         return None
     fine = is_number(value) and _within(value, least, most)
-    if not fine or (above is not None and not value > above):
-        of, rule = (f" of {unit}" if unit else ""), _limits(least, most, optional, above)
+    fine = fine and (above is None or value > above) and (below is None or value < below)
+    if not fine:
+        of, rule = (f" of {unit}" if unit else ""), _limits(least, most, optional, above, below)
         raise ValueError(f"{name}={value!r} must be a number{of}{rule}")
     return value
+
+
+def keep_whole(
+    instance: Any,
+    name: str,
+    least: int | None = None,
+    most: int | None = None,
+    *,
+    optional: bool = False,
+) -> None:
+    """Check a field of a frozen dataclass as ``whole`` does; numpy's numbers become Python's.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    value = whole(name, getattr(instance, name), least, most, optional=optional)
+    object.__setattr__(instance, name, value)
 
 
 def choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
@@ -100,22 +123,16 @@ def choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
     return value
 
 
-def names(
-    what: str,
-    given: Iterable[str],
-    known: Collection[str],
-    error: type[Exception] = ValueError,
-) -> None:
+def names(what: str, given: Iterable[str], known: Collection[str]) -> None:
     """Check that every name is a known one.
 
     Args:
-        what: Whose names these are: "LongVideoQAEnv", "the configuration".
+        what: Whose names these are: "PPOConfig", "the configuration".
         given: Names.
         known: Those that there are.
-        error: What to raise.
 
     Raises:
-        Exception: For the first unknown name, with the nearest known one and all of them.
+        ValueError: For the first unknown name, with the nearest known one and all of them.
 
     >>> names("PPOConfig", ["epoch"], ["epochs", "beta"])
     Traceback (most recent call last):
@@ -123,9 +140,14 @@ def names(
     """
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise error(f"{what} has no {name!r}{hint}; use some of {sorted(known)}")
+            raise ValueError(f"{what} has no {name!r}{instead(name, known)}")
+
+
+def instead(name: str, known: Collection[str]) -> str:
+    """Return the end of an error about an unknown name: the nearest known one, and all of them."""
+    near = difflib.get_close_matches(str(name), known, 1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{hint}; use some of {sorted(known)}"
 
 
 def _within(value: Any, least: float | None, most: float | None) -> bool:
@@ -133,11 +155,18 @@ def _within(value: Any, least: float | None, most: float | None) -> bool:
 
 
 def _limits(
-    least: float | None, most: float | None, optional: bool, above: float | None = None
+    least: float | None,
+    most: float | None,
+    optional: bool,
+    above: float | None = None,
+    below: float | None = None,
 ) -> str:
-    rule = ""
-    if above is not None:
-        rule = f" greater than {above:g}" + (f" and at most {most:g}" if most is not None else "")
-    elif least is not None:
-        rule = f", {least:g} or more" if most is None else f" in [{least:g}, {most:g}]"
+    low, high = least if above is None else above, most if below is None else below
+    opened, closed = "[" if above is None else "(", "]" if below is None else ")"
+    if low is not None and high is not None:
+        rule = f" in {opened}{low:g}, {high:g}{closed}"
+    elif above is not None:
+        rule = f" greater than {above:g}"
+    else:
+        rule = "" if least is None else f", {least:g} or more"
     return rule + (", or None" if optional else "")

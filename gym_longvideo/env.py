@@ -133,7 +133,11 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             TypeError: For a name that is no setting, with the nearest one.
             ValueError: For a value that is not allowed, naming it and the fix.
         """
-        checks.names("LongVideoQAEnv", settings, SETTINGS, TypeError)
+        for name in settings.keys() - set(SETTINGS):  # in Python's words, which TorchRL reads
+            raise TypeError(
+                f"LongVideoQAEnv got an unexpected keyword argument {name!r}"
+                f"{checks.instead(name, SETTINGS)}"
+            )
         given = EnvSettings(**settings)
         checks.choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         self.suite = load_suite(suite, split=split, options=suite_options)

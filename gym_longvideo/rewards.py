@@ -16,6 +16,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
+from gym_longvideo import checks
+
 Baseline = Literal["best", "previous", "initial"]
 Gate = Literal["hard", "soft", "none"]
 Rule = Literal["improvement", "last_iou"]
@@ -101,9 +103,7 @@ class BiLevelReward:
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"reward {name}={value!r} is unknown; use one of {choices}")
+            checks.choice(f"reward {name}", getattr(self, name), choices)
         for name in _NUMBERS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):

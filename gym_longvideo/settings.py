@@ -55,7 +55,8 @@ class EpisodeSettings:
     retrieval: Retrieval = "pool"
 
     def __post_init__(self) -> None:
-        _keep_whole(self, "max_turns", "pool_size")
+        checks.keep_whole(self, "max_turns", 1)
+        checks.keep_whole(self, "pool_size", 1)
         checks.choice("pool_rule", self.pool_rule, get_args(Rule))
         checks.choice("fit", self.fit, get_args(Fit))
         checks.choice("retrieval", self.retrieval, get_args(Retrieval))
@@ -160,7 +161,7 @@ class EnvSettings(DecodingSettings, EpisodeSettings):
         DecodingSettings.__post_init__(self)
         checks.choice("order", self.order, get_args(Order))
         checks.choice("on_video_error", self.on_video_error, get_args(OnVideoError))
-        _keep_whole(self, "question_bytes")
+        checks.keep_whole(self, "question_bytes", 1)
         self.bi_level_reward  # noqa: B018 - refuses an unknown preset
 
     @cached_property
@@ -187,9 +188,3 @@ def make_settings(given: Mapping[str, Any]) -> EnvSettings:
     """
     checks.names("the environment", given, {each.name for each in fields(EnvSettings)})
     return EnvSettings(**given)
-
-
-def _keep_whole(settings: EpisodeSettings, *names: str) -> None:
-    """Keep numbers of 1 or more as Python's own: numpy's are no JSON."""
-    for name in names:
-        object.__setattr__(settings, name, checks.whole(name, getattr(settings, name), 1))

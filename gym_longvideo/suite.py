@@ -13,8 +13,9 @@ import os
 import string
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
+from gym_longvideo import checks
 from gym_longvideo.annotation import parse_record
 from gym_longvideo.task import Task
 from gym_longvideo.video import open_video
@@ -145,12 +146,8 @@ class JsonlSuite:
         on_missing_video: OnMissingVideo = "keep",
         allow_outside: bool = False,
     ) -> None:
-        for key, value, choices in (
-            ("on_invalid", on_invalid, ("raise", "skip")),
-            ("on_missing_video", on_missing_video, ("keep", "skip", "raise")),
-        ):
-            if value not in choices:
-                raise ValueError(f"{key}={value!r} is unknown; use one of {list(choices)}")
+        checks.choice("on_invalid", on_invalid, get_args(OnInvalid))
+        checks.choice("on_missing_video", on_missing_video, get_args(OnMissingVideo))
         self.path = Path(annotation)
         self.video_root = Path(self.path.parent if video_root is None else video_root)
         if not self.path.is_file():

@@ -220,7 +220,7 @@ def test_values_of_half_precision_states_are_in_single_precision():
 
 
 def test_nonsense_is_refused(rows):
-    with pytest.raises(ValueError, match=r"critic='big' is unknown; use one of \('adapter'"):
+    with pytest.raises(ValueError, match=r"critic='big' is unknown; use one of \['adapter'"):
         Critic(load(), "big")
     with pytest.raises(ValueError, match="adapter 'critic' needs lora=; pass it to the policy"):
         Critic(load(), "adapter")

@@ -131,9 +131,9 @@ def test_the_command_prints_a_table_and_writes_json(monkeypatch, capsys, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"turns": 1}, "turns=1 must be 2 or more"),
-        ({"repeats": 0}, "repeats=0 must be 1 or more"),
-        ({"peak_tflops": 0.0}, "peak_tflops=0.0 must be above 0"),
+        ({"turns": 1}, "turns=1 must be a whole number, 2 or more"),
+        ({"repeats": 0}, "repeats=0 must be a whole number, 1 or more"),
+        ({"peak_tflops": 0.0}, "peak_tflops=0.0 must be a number greater than 0"),
     ],
 )
 def test_nonsense_is_refused(options, message):

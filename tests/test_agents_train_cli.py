@@ -63,7 +63,7 @@ def test_the_tiny_model_brings_its_videos_unless_others_are_asked_for():
         (["--env", "[1]"], "is no JSON object"),
         (["--preset", "best"], "preset='best' is unknown"),
         (["--resume", "nowhere"], "nowhere is no checkpoint"),
-        ([*SMALL, "--ppo.gamma-turn", "1.5"], "gamma_turn=1.5 must be in [0, 1]"),
+        ([*SMALL, "--ppo.gamma-turn", "1.5"], "gamma_turn=1.5 must be a number in [0, 1]"),
         ([*SMALL, "--env", '{"frame_size": 30}'], "use frame_size=[28, 28]"),
         ([*SMALL, "--split", "dev"], "split='dev' is unknown"),
     ],

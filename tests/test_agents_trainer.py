@@ -178,7 +178,7 @@ def test_metrics_after_a_checkpoint_are_cut_off_and_so_is_a_line_cut_short(tmp_p
     ("changes", "says"),
     [
         ({"batch": 0}, "batch=0 must be a whole number, 1 or more"),
-        ({"seconds": -1.0}, "seconds=-1.0 must be 0"),
+        ({"seconds": -1.0}, "seconds=-1.0 must be a number, 0 or more"),
         ({"iterations": 0}, "would never end"),
         ({"preset": "best"}, "preset='best' is unknown"),
         ({"dtype": "float16"}, "dtype='float16' is unknown"),

@@ -257,7 +257,9 @@ def test_help_shows_every_setting_with_its_default():
     parameters = inspect.signature(LongVideoQAEnv).parameters
     assert list(parameters)[:4] == ["suite", "split", "suite_options", "render_mode"]
     assert parameters["max_turns"].default == 3 and parameters["seek"].default == "auto"
-    with pytest.raises(TypeError, match=r"no 'frame_bugdet' \(did you mean 'frame_budget'\?\)"):
+    with pytest.raises(
+        TypeError, match=r"argument 'frame_bugdet' \(did you mean 'frame_budget'\?\)"
+    ):
         make(frame_bugdet=8)
 
 

@@ -140,7 +140,7 @@ def test_the_command_line_exports_and_explains_mistakes(tmp_path, capsys):
     (record,) = records_of(tmp_path / "annotation.jsonl")
     assert record["task_type"] == "chain" and (tmp_path / record["video"]).exists()
     for wrong, message in (
-        (["--knob", "similarity=9"], "similarity=9 is out of range"),
+        (["--knob", "similarity=9"], "similarity=9 must be a number in"),
         (["--knob", "similarty=1"], "similarty"),
         (["--knob", "similarity"], "must read NAME=JSON"),
         (["--families", "chains"], "'chains' is unknown"),

@@ -19,6 +19,7 @@ from torch import nn
 
 from agents.model.policy import CRITIC, MLLMPolicy, spread
 from agents.model.rows import Row
+from gym_longvideo import checks
 
 CriticKind = Literal["adapter", "head", "model"]
 
@@ -67,8 +68,7 @@ class Critic(nn.Module):
         self, policy: MLLMPolicy, kind: CriticKind = "adapter", inner: int | None = None
     ) -> None:
         super().__init__()
-        if kind not in get_args(CriticKind):
-            raise ValueError(f"critic={kind!r} is unknown; use one of {get_args(CriticKind)}")
+        checks.choice("critic", kind, get_args(CriticKind))
         self.kind: CriticKind = kind
         hidden = policy.hidden_size
         if inner is None:

@@ -34,6 +34,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from gym_longvideo import checks
+
 _log = logging.getLogger(__name__)
 
 ImageFormat = Literal["png", "jpeg"]
@@ -111,12 +113,9 @@ class Request:
     def __post_init__(self) -> None:
         if own := sorted(_OWN & set(self.more)):
             raise ValueError(f"request={dict(self.more)} sets {own}, which the evaluation sets")
-        if self.image_format not in get_args(ImageFormat):
-            raise ValueError(f"image_format={self.image_format!r} is unknown; use one of "
-                             f"{get_args(ImageFormat)}")  # fmt: skip
-        if not 0 <= self.temperature < math.inf or self.max_tokens < 1:
-            raise ValueError(f"temperature={self.temperature} must be 0 or more and max_tokens="
-                             f"{self.max_tokens} 1 or more")  # fmt: skip
+        checks.choice("image_format", self.image_format, get_args(ImageFormat))
+        checks.number("temperature", self.temperature, 0)
+        checks.whole("max_tokens", self.max_tokens, 1)
 
     def fields(self, seed: int) -> dict[str, Any]:
         """Return the fields of a request; the seed goes with it where anything is drawn."""
@@ -158,11 +157,9 @@ class Endpoint:
     ) -> None:
         if not model:
             raise ValueError(f"which model of {base_url}? Name it with model=")
-        for name, value, least in (("retries", retries, 0), ("backoff_s", backoff_s, 0)):
-            if isinstance(value, bool) or not least <= value < math.inf:
-                raise ValueError(f"{name}={value!r} must be {least} or more")
-        if not 0 < timeout_s < math.inf:
-            raise ValueError(f"timeout_s={timeout_s!r} must be a number of seconds above 0")
+        checks.whole("retries", retries, 0)
+        checks.number("backoff_s", backoff_s, 0, unit="seconds")
+        checks.number("timeout_s", timeout_s, above=0, unit="seconds")
         try:
             import openai
         except ImportError:

@@ -21,6 +21,7 @@ from benchmarks.players.client import (
 )
 from benchmarks.players.crew import Crew
 from benchmarks.players.player import Job, MakeEnv, MeteredText, Played, describe, new_cost, seed_of
+from gym_longvideo import checks
 from gym_longvideo.video.errors import VideoError
 
 CONCURRENCY = 16
@@ -74,9 +75,8 @@ class EndpointPlayer:
         patience: int = 16,
         api_key_env: str = API_KEY,
     ) -> None:
-        for name, value, least in (("concurrency", concurrency, 0), ("patience", patience, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number, {least} or more")
+        checks.whole("concurrency", concurrency, 0)
+        checks.whole("patience", patience, 1)
         asked = Request(temperature, max_new_tokens or 512, dict(request or {}), image_format)
         self.protocol, self.seed, self.patience, self.base_url = protocol, seed, patience, base_url
         self._crew: Crew[MeteredText, Job, Played] = Crew(

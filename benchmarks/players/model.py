@@ -31,6 +31,7 @@ from agents.model.sampling import Reply, Sampling
 from agents.model.tiny import ENV_OPTIONS, WEIGHTS
 from agents.rollout import RolloutCollector, Trajectory
 from benchmarks.players.player import Job, MakeEnv, MeteredText, Played, describe, new_cost
+from gym_longvideo import checks
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.video.errors import VideoError
 
@@ -77,8 +78,7 @@ class ModelPlayer:
         attention: str | None = None,
     ) -> None:
         for name, value in (("concurrency", concurrency), ("max_new_tokens", max_new_tokens)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name}={value!r} must be a whole number, 0 or more")
+            checks.whole(name, value, 0)
         try:
             checkpoint = _checkpoint(path)
             if checkpoint is None:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from gym_longvideo import checks
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.record import EpisodeRecord
 from gym_longvideo.wrappers import TextProtocol
@@ -93,9 +94,7 @@ def seed_of(seed: int, key: str) -> int:
 
 def workers(wanted: int) -> int:
     """Return how many threads to use: as wanted, or for 0 one a core."""
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0:
-        raise ValueError(f"concurrency={wanted!r} must be a whole number, or 0 for one's own")
-    if wanted:
+    if checks.whole("concurrency", wanted, 0):
         return wanted
     usable = getattr(os, "sched_getaffinity", None)
     return len(usable(0)) if usable is not None else os.cpu_count() or 1

@@ -48,6 +48,7 @@ from agents.parallel import Processes
 from agents.ppo import PPOLearner
 from agents.ppo_config import make_config
 from agents.rollout import Trajectory, Turn
+from gym_longvideo import checks
 from gym_longvideo.wrappers import TextProtocol
 
 
@@ -139,10 +140,8 @@ class ScaleConfig:
             ("episodes", 1), ("turns", 2), ("frame_tokens", 1), ("reply_tokens", 1),
             ("warmup", 0), ("repeats", 1),
         ):  # fmt: skip
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} must be {least} or more")
-        if not self.peak_tflops > 0:
-            raise ValueError(f"peak_tflops={self.peak_tflops} must be above 0")
+            checks.whole(name, getattr(self, name), least)
+        checks.number("peak_tflops", self.peak_tflops, above=0)
 
 
 def build_config(size: Size, tokenizer: Any) -> Any:

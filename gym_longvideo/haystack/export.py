@@ -25,6 +25,7 @@ import av
 import numpy as np
 from tqdm import tqdm
 
+from gym_longvideo import checks
 from gym_longvideo.haystack.oracle import Span
 from gym_longvideo.haystack.suite import SPLIT_SIZES, HaystackSuite
 from gym_longvideo.haystack.video import HaystackVideo
@@ -179,8 +180,7 @@ def _frame_rate(needle_s: float, fps: int | None) -> int:
     if fps is None:
         enough = [rate for rate in FRAME_RATES if rate * needle_s >= NEEDLE_FRAMES]
         fps = enough[0] if enough else FRAME_RATES[-1]
-    if isinstance(fps, bool) or not isinstance(fps, int) or not 1 <= fps <= 240:
-        raise ValueError(f"fps={fps!r} must be a whole number in [1, 240]")
+    fps = int(checks.whole("fps", fps, 1, 240))
     if fps * needle_s < 2:
         raise ValueError(
             f"fps={fps} shows a needle of {needle_s:g} s for less than two frames; use "

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from gym_longvideo import checks
 from gym_longvideo.haystack.glyphs import KINDS
 from gym_longvideo.haystack.looks import LOOKS
 from gym_longvideo.haystack.world import (
@@ -72,20 +72,18 @@ class Knobs:
     def __post_init__(self) -> None:
         _check_names("families", self.families, FAMILIES)
         _check_names("glyphs", self.glyphs, tuple(KINDS))
-        _check_number("duration_s", self.duration_s, 60.0, 1e6, "seconds")
-        _check_number("similarity", self.similarity, 0.0, 1.0, "a share")
-        _check_number("glyph_scale", self.glyph_scale, 0.1, 0.6, "a share of the frame")
-        _check_whole("options", self.options, 2, 6)
-        _check_whole("scenes", self.scenes, 3, MOST_SCENES)
-        _check_whole("distractors", self.distractors, 0, self.scenes - 1)
-        _check_whole("blocks", self.blocks, 0, 16)
+        checks.number("duration_s", self.duration_s, 60.0, 1e6, unit="seconds")
+        checks.number("similarity", self.similarity, 0, 1)
+        checks.number("glyph_scale", self.glyph_scale, 0.1, 0.6, unit="frame sides")
+        checks.keep_whole(self, "options", 2, 6)
+        checks.keep_whole(self, "scenes", 3, MOST_SCENES)
+        checks.keep_whole(self, "distractors", 0, self.scenes - 1)
+        checks.keep_whole(self, "blocks", 0, 16)
         _check_range("depth", self.depth)
         _check_range("within", self.within)
-        targets = 0
-        if self.target_looks is not None:
-            targets = _check_whole("target_looks", self.target_looks, 1, len(LOOKS) - self.scenes)
+        checks.keep_whole(self, "target_looks", 1, len(LOOKS) - self.scenes, optional=True)
         # A chain shows a second scene of importance; it never has one of the target looks either.
-        _check_whole("looks", self.looks, targets + self.scenes, len(LOOKS))
+        checks.keep_whole(self, "looks", (self.target_looks or 0) + self.scenes, len(LOOKS))
         for name in ("shuffle_options", "paraphrase"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be True or False")
@@ -93,7 +91,7 @@ class Knobs:
 
     def _check_fit(self) -> None:
         stride_s = self.duration_s / OVERVIEW_FRAMES
-        _check_number("needle_s", self.needle_s, 0.0, self.duration_s, "seconds")
+        checks.number("needle_s", self.needle_s, 0.0, self.duration_s, unit="seconds")
         if not 0 < self.needle_s < stride_s:
             raise ValueError(
                 f"needle_s={self.needle_s} must be above 0 and below the overview's stride of "
@@ -161,19 +159,6 @@ def _check_names(name: str, values: tuple[str, ...], known: tuple[str, ...]) -> 
     if unknown or not values or len(set(values)) < len(values):
         fault = f"{unknown[0]!r} is unknown" if unknown else "empty, or names one twice"
         raise ValueError(f"{name}={values!r}: {fault}; use different ones of {', '.join(known)}")
-
-
-def _check_number(name: str, value: float, least: float, most: float, unit: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name}={value!r} must be a number, {unit} in [{least:g}, {most:g}]")
-    if not least <= value <= most:
-        raise ValueError(f"{name}={value!r} is out of range; use {unit} in [{least:g}, {most:g}]")
-
-
-def _check_whole(name: str, value: int, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{name}={value!r} must be a whole number in [{least}, {most}]")
-    return value
 
 
 def _check_range(name: str, value: tuple[float, float] | None) -> None:

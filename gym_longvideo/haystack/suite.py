@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from threading import Lock
 from typing import Any
 
+from gym_longvideo import checks
 from gym_longvideo.haystack import oracle
 from gym_longvideo.haystack.dice import Dice, mix, root_seed
 from gym_longvideo.haystack.draft import TWINS, Draft, Twin
@@ -105,14 +106,9 @@ class HaystackSuite:
         paraphrase: bool | None = None,
         seed: int = 0,
     ) -> None:
-        if split not in SPLIT_SIZES:
-            raise ValueError(f"split={split!r} is unknown; use one of {', '.join(SPLIT_SIZES)}")
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise ValueError(f"seed={seed!r} must be a whole number")
-        if size is None:
-            size = SPLIT_SIZES[split]
-        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 10**9:
-            raise ValueError(f"size={size!r} must be a whole number of tasks, 1 or more")
+        checks.choice("split", split, SPLIT_SIZES)
+        seed = checks.whole("seed", seed)
+        size = int(checks.whole("size", SPLIT_SIZES[split] if size is None else size, 1, 10**9))
         self.knobs = Knobs(
             families=_names(families, FAMILIES),
             duration_s=duration_s,
