@@ -5,8 +5,8 @@ and only then renamed; a pointer file named ``latest`` follows. Whatever goes wr
 checkpoint before stays as it was.
 
     checkpoint-000040/
-        policy/               what ``MLLMPolicy.from_pretrained`` loads; with LoRA, policy/actor
-                              is an adapter that peft loads onto the base model
+        policy/               what ``MLLMPolicy.from_pretrained`` loads, and longvideo.json; with
+                              LoRA, policy/actor is an adapter that peft loads onto the base model
         critic.safetensors
         trainer.pt            optimisers, random numbers and the place in the task order
         state.json            step, configuration, fingerprint of the base model
@@ -21,6 +21,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,21 @@ from safetensors.torch import load_file, save_file
 from agents.config import TrainConfig
 from agents.model.policy import ACTOR, MLLMPolicy
 from agents.ppo import PPOLearner
+from agents.source import (
+    FORMAT,
+    LATEST,
+    MADE_FOR,
+    STATE,
+    CheckpointError,
+    checkpoints,
+    find,
+    latest,
+    read_state,
+)
+from gym_longvideo.settings import EpisodeSettings
 from gym_longvideo.version import __version__
 
-FORMAT = 1
-LATEST, STATE = "latest", "state.json"
 _VOLATILE = ("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype")
-
-
-class CheckpointError(Exception):
-    """A checkpoint could not be written, read, or does not belong here."""
 
 
 class Checkpoints:
@@ -83,6 +90,7 @@ class Checkpoints:
                 shutil.rmtree(left)
             draft.mkdir()
             _write(draft, learner, workers)
+            config.made_for().write(draft / "policy")
             state = {
                 "format": FORMAT,
                 "library": __version__,
@@ -109,55 +117,28 @@ class Checkpoints:
                                   ) from error  # fmt: skip
         shutil.rmtree(aside, ignore_errors=True)
         # Later ones are of a run that was resumed before them; they will be replaced.
-        for old in [old for old in self._all() if old <= path][: -self.keep]:
+        for old in [old for old in checkpoints(self.directory) if old <= path][: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
         return path
 
     def latest(self) -> Path | None:
-        """Return the checkpoint that ``latest`` points to, or else the newest complete one."""
-        paths = self._all()
-        if (self.directory / LATEST).is_file():
-            paths.append(self.directory / (self.directory / LATEST).read_text().strip())
-        return next((path for path in reversed(paths) if (path / STATE).is_file()), None)
-
-    def _all(self) -> list[Path]:
-        return sorted(self.directory.glob("checkpoint-" + "[0-9]" * 6))
+        """Return the newest complete checkpoint."""
+        return latest(self.directory)
 
 
-def find(path: str | Path) -> Path:
-    """Return the checkpoint at a path, which may be a run's directory.
+def config_of(path: str | Path) -> TrainConfig:
+    """Return the configuration of a checkpoint, or of the latest one of a run.
 
     Raises:
-        CheckpointError: If there is none.
+        CheckpointError: If there is none, or it is of another format.
+        ValueError: If a field is unknown, or a value not allowed.
     """
-    path = Path(path)
-    if (path / STATE).is_file():
-        return path
-    found = Checkpoints(path).latest()
-    if found is None:
-        raise CheckpointError(
-            f"{path} is no checkpoint, and no run that has one; pass the directory of a run, or "
-            "one named checkpoint-..."
-        )
-    return found
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """Return ``state.json`` of a checkpoint.
-
-    Raises:
-        CheckpointError: If this version of the library cannot read it.
-    """
-    try:
-        state = json.loads((path / STATE).read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
-    if state.get("format") != FORMAT:
-        raise CheckpointError(
-            f"checkpoint {path} has format {state.get('format')!r}, written by gym-longvideo "
-            f"{state.get('library')}; this version reads {FORMAT}"
-        )
-    return state
+    found = find(path)
+    config = TrainConfig.from_json(read_state(found)["config"])
+    if config.env and not (found / "policy" / MADE_FOR).is_file():
+        # Of a version in which these replaced all that a model was made for.
+        config = replace(config, env={**asdict(EpisodeSettings()), **config.env})
+    return config
 
 
 def restore(path: Path, learner: PPOLearner, fingerprint: Mapping[str, str]) -> list[Any]:
@@ -206,7 +187,7 @@ def load_weights(path: Path, policy: MLLMPolicy) -> None:
 def load_policy(path: str | Path, device: Any = None) -> MLLMPolicy:
     """Load the policy of a checkpoint, adapters included, as it was trained."""
     found = find(path)
-    policy = TrainConfig.from_json(read_state(found)["config"]).load_policy(device)
+    policy = config_of(found).load_policy(device)
     load_weights(found, policy)
     return policy
 

@@ -5,44 +5,27 @@ The command line of ``agents.train`` is generated from it, and every checkpoint 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from functools import cached_property
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
-from tyro.constructors import PrimitiveConstructorSpec
 
+from agents import command
+from agents.command import Options
 from agents.curriculum import PATIENCE, STAGES, RetrievalBonus
 from agents.model.policy import LoRA, MLLMPolicy
 from agents.model.sampling import Sampling
-from agents.model.tiny import ENV_OPTIONS, SUITE_OPTIONS, WEIGHTS
 from agents.ppo_config import PRESETS, PPOConfig
+from agents.source import EPISODE_SETTINGS, TINY, MadeFor, PolicySource
 from gym_longvideo import checks
+from gym_longvideo.settings import EpisodeSettings
+from gym_longvideo.suite import named_split
 from gym_longvideo.wrappers import TextProtocol
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Preset = Literal["tiny", "recommended", "paper"]
-
-_JSON = PrimitiveConstructorSpec(
-    nargs=1,
-    metavar="JSON",
-    instance_from_str=lambda words: _mapping(words[0]),
-    is_instance=lambda value: isinstance(value, dict),
-    str_from_instance=lambda value: [json.dumps(value)],
-)
-Options = Annotated[dict[str, Any], _JSON]
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{text!r} is no JSON ({error}); try '{{\"pool_size\": 64}}'") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{text!r} is no JSON object; try '{{\"pool_size\": 64}}'")
-    return value
 
 
 @dataclass(frozen=True)
@@ -50,16 +33,18 @@ class TrainConfig:
     """Settings of a run.
 
     Attributes:
-        model: Directory or hub id of a model of the Qwen2.5-VL kind.
+        model: Directory or hub id of a model of the Qwen2.5-VL kind; "tiny" is the one shipped.
         preset: Where the defaults of everything below come from.
         ppo: How to optimise.
         lora_rank: Rank of the adapters; 0 trains all language weights.
         lora_alpha: Scale of the adapters; the update is multiplied by alpha / rank.
         train_vision: Whether the vision tower is trained too; needs --lora-rank 0.
         checkpointing: Recompute activations, which saves memory and costs a forward pass.
-        suite: "haystack", the path of a JSON Lines annotation, or "module:callable".
-        suite_options: Keyword arguments of the suite; the tiny model has its own if none are given.
-        env: Keyword arguments of LongVideoQA-v0; the tiny model has its own if none are given.
+        suite: "haystack", the name of a benchmark, the path of a JSON Lines annotation, or
+            "module:callable"; a name may carry the split to train on: "nextgqa:val".
+        suite_options: Keyword arguments of the suite; those that the model was made for if none are
+            given.
+        env: Keyword arguments of LongVideoQA-v0, over those that the model was made for.
         split: Split to train on.
         eval_split: Split to evaluate on.
         reward: Reward preset of the environment.
@@ -85,7 +70,7 @@ class TrainConfig:
         threads: Threads of torch; 0 leaves its own choice.
     """
 
-    model: str = str(WEIGHTS)
+    model: str = TINY
     preset: Preset = "tiny"
     ppo: PPOConfig = field(default_factory=lambda: PRESETS["tiny"])
     lora_rank: int = 0
@@ -168,18 +153,64 @@ class TrainConfig:
             )
         return self.batch // processes
 
+    @cached_property
+    def source(self) -> PolicySource:
+        """Where the model comes from.
+
+        Raises:
+            ValueError: If it is neither a model's directory nor a hub id.
+        """
+        source = PolicySource.of(self.model)
+        if source.kind not in ("model", "hub"):
+            raise ValueError(
+                f"model={self.model!r} is a policy of the kind {source.kind!r}; use the directory "
+                "or hub id of a model, or resume= to go on with a run"
+            )
+        return source
+
+    def suite_of(self, split: str) -> dict[str, Any]:
+        """Return the keyword arguments of an environment that say which suite it plays.
+
+        A split that stands in the suite's name is the one that is trained on.
+        """
+        name, own_split = named_split(self.suite)
+        made_for, options = self.source.made_for, self.suite_options
+        if not options and made_for is not None and made_for.suite == name:
+            options = made_for.suite_options
+        training = split == self.split and own_split is not None
+        return {
+            "suite": name,
+            "split": own_split if training else split,
+            "suite_options": dict(options),
+        }
+
+    def env_options(self) -> dict[str, Any]:
+        """Return the other keyword arguments of the environments."""
+        made_for = self.source.made_for
+        own = {} if made_for is None else asdict(made_for.settings)
+        return {**own, "reward": self.reward, **self.env}
+
+    def made_for(self) -> MadeFor:
+        """Return what a policy that is trained so is made for."""
+        suite = self.suite_of(self.split)
+        settings = {k: v for k, v in self.env_options().items() if k in EPISODE_SETTINGS}
+        return MadeFor(
+            protocol=self.protocol,
+            settings=EpisodeSettings(**settings),
+            max_new_tokens=self.max_new_tokens,
+            history=self.ppo.history,
+            suite=suite["suite"],
+            suite_options=suite["suite_options"],
+        )
+
     def make_env(self, split: str) -> TextProtocol:
         """Make one environment on a split."""
-        tiny = self.suite == "haystack" and Path(self.model) == WEIGHTS
-        options = {
-            "suite": self.suite,
-            "suite_options": self.suite_options or (SUITE_OPTIONS if tiny else {}),
-            "reward": self.reward,
-            "split": split,
-            "on_video_error": "raise",
-            **(self.env or (ENV_OPTIONS if tiny else {})),
-        }
-        env = gym.make("gym_longvideo:LongVideoQA-v0", disable_env_checker=True, **options)
+        env = gym.make(
+            "gym_longvideo:LongVideoQA-v0",
+            disable_env_checker=True,
+            **self.suite_of(split),
+            **self.env_options(),
+        )
         return TextProtocol(env, self.protocol)
 
     def load_policy(self, device: Any = None) -> MLLMPolicy:
@@ -188,7 +219,7 @@ class TrainConfig:
         if dtype == "auto" and not self.lora_rank:
             dtype = "float32"  # bfloat16 weights do not move at these learning rates
         return MLLMPolicy.from_pretrained(
-            self.model,
+            self.source.path,
             dtype=dtype if dtype == "auto" else _torch_dtype(dtype),
             device=device,
             lora=self.lora,
@@ -198,25 +229,16 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return a mapping of JSON's own types."""
-        return json.loads(json.dumps(asdict(self)))
+        return command.to_json(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
         """Read what ``to_json`` wrote; a field that it lacks gets its default.
 
         Raises:
-            ValueError: If a field is unknown, or has no meaning.
+            ValueError: If a field is unknown, or a value not allowed.
         """
-        known = {each.name for each in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"the configuration has unknown fields {unknown}; use the version "
-                             "of gym-longvideo that wrote it")  # fmt: skip
-        read = dict(values)
-        if "ppo" in read:
-            read["ppo"] = PPOConfig(**read["ppo"])
-        if "bonus_stages" in read:
-            read["bonus_stages"] = tuple(tuple(stage) for stage in read["bonus_stages"])
-        return cls(**read)
+        return command.from_json(cls, values)
 
 
 def make_train_config(preset: str = "tiny", **overrides: Any) -> TrainConfig:

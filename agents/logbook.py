@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from agents.model.chat import ChatCodec
 from agents.rollout import Trajectory
+from gym_longvideo.command import write_config
 from gym_longvideo.rendering import draw_canvas, draw_text
 
 
@@ -51,9 +52,8 @@ class Logbook:
 
     def config(self, values: Mapping[str, Any]) -> None:
         """Write the configuration."""
-        text = json.dumps(values, indent=2)
-        (self.directory / "config.json").write_text(text + "\n")
-        self._board.add_text("config", f"```json\n{text}\n```")
+        write_config(self.directory, values)
+        self._board.add_text("config", f"```json\n{json.dumps(values, indent=2)}\n```")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of an iteration; what is not finite becomes null."""

@@ -486,6 +486,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         if step % 20 == 19:
             bar.set_postfix_str(f"loss {loss:.3f} {_percent(counts)}")
     tiny.save(model, tokenizer, config.out)
+    tiny.MADE_FOR.write(config.out)
     scores: dict[str, Any] = {
         "config": {
             **asdict(config),

@@ -1,6 +1,6 @@
 """Compare two runs question by question, or merge the parts of one.
 
-    python -m benchmarks.compare RUN_A RUN_B --across settings.max_turns
+    longvideo compare RUN_A RUN_B --across settings.max_turns
 
 Only the policy may differ, and the knobs that are named. A difference is B - A over the questions
 that both have; its 95 % interval comes from resampling videos, so that it holds although questions
@@ -10,6 +10,7 @@ extra: it takes questions for independent.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from benchmarks.scores.bootstrap import mcnemar
 from benchmarks.scores.questions import Question, questions
 from benchmarks.scores.summary import Results, RunLike, Sheet
 from benchmarks.suite import VIDEO_BYTES
+from gym_longvideo.command import as_command
 from gym_longvideo.record import EpisodeRecord
 
 FORMAT = 1
@@ -197,34 +199,33 @@ class CompareConfig:
     seed: int = 0
 
 
-def main() -> None:
-    """Run from the command line."""
-    import tyro
-
+@as_command
+def main(arguments: Sequence[str]) -> int:
+    """Run from the command line; return the exit code."""
+    from agents.command import parse
     from benchmarks.runs import read_run, write_json
 
-    config = tyro.cli(
+    config = parse(
         CompareConfig,
-        prog="python -m benchmarks.compare",
+        arguments,
+        prog="longvideo compare",
         description=__doc__,
-        config=(tyro.conf.PositionalRequiredArgs,),
+        positional=True,
     )
-    try:
-        a, b = read_run(config.run_a), read_run(config.run_b)
-        result = compare(
-            a,
-            b,
-            dataset_of(a.card),
-            across=config.across,
-            resamples=config.resamples,
-            seed=config.seed,
-        )
-        print(table(result))
-        if config.out is not None:
-            write_json(config.out, result)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"benchmarks.compare: {error}") from None
+    a, b = read_run(config.run_a), read_run(config.run_b)
+    result = compare(
+        a,
+        b,
+        dataset_of(a.card),
+        across=config.across,
+        resamples=config.resamples,
+        seed=config.seed,
+    )
+    print(table(result))
+    if config.out is not None:
+        write_json(config.out, result)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,8 +1,8 @@
-"""Evaluate a policy on a suite: ``python -m benchmarks.evaluate``.
+"""Evaluate a policy on a suite.
 
-    python -m benchmarks.evaluate --suite haystack --suite-options '{"size": 1000}' --policy bisect
-    python -m benchmarks.evaluate --suite videomme --root DATA --policy runs/train-20250101-120000
-    python -m benchmarks.evaluate --suite my.jsonl --policy http://localhost:8000/v1 --model NAME
+    longvideo evaluate --suite haystack --suite-options '{"size": 1000}' --policy bisect
+    longvideo evaluate --suite videomme --root DATA --policy runs/train-20250101-120000
+    longvideo evaluate --suite my.jsonl --policy http://localhost:8000/v1 --model NAME
 
 Every episode is written as it ends. A run that was stopped, or killed, goes on when the same
 command is given again; episodes that broke are tried again then. Another command is refused there.
@@ -14,27 +14,34 @@ Exit codes: 0 done; 1 stopped by a fault (no endpoint, no room); 2 arguments tha
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import tyro
 from tqdm import tqdm
 
-from agents.scripted import AGENTS
+import gym_longvideo.suite as general
+from agents.command import parse, read_fields, to_json
+from agents.source import EPISODE_SETTINGS, PolicySource
+from benchmarks import registry
 from benchmarks.controls import ControlledSuite, chosen, control_settings
 from benchmarks.evaluate_config import EvaluateConfig
 from benchmarks.players.make import make_player
 from benchmarks.players.player import Job, MakeEnv, Player
+from benchmarks.registry import ENV_IDS
 from benchmarks.runs import SUMMARY, RunError, RunWriter, read_run, write_json
-from gym_longvideo.env import LongVideoQAEnv
+from gym_longvideo import checks
+from gym_longvideo.command import Parser, as_command, fail, write_config
+from gym_longvideo.env import SETTINGS, LongVideoQAEnv
 from gym_longvideo.protocol import PROTOCOLS, example_turn, make_protocol
+from gym_longvideo.settings import EpisodeSettings
 from gym_longvideo.suite import Suite
 
 _log = logging.getLogger(__name__)
@@ -51,7 +58,8 @@ def load_suite(
 
     Args:
         suite: "haystack", the path of one's own annotation (JSON Lines, JSON, CSV, TSV, Parquet:
-            the benchmark ``jsonl``), "module:callable", the name of a benchmark, or a ``Suite``.
+            the benchmark ``jsonl``), "module:callable", the name of a benchmark, perhaps with a
+            split of its own ("nextgqa:val"), or a ``Suite``.
         split: By default that which a benchmark reports (all of one's own annotation), "test" of
             the others.
         options: Keyword arguments of the suite: root, annotation, video_root, filters.
@@ -59,28 +67,26 @@ def load_suite(
     Raises:
         ValueError: If there is no such suite, or it does not take the options.
     """
-    import gym_longvideo.suite as general
-
     options = dict(options or {})
     if not isinstance(suite, str):
         return general.load_suite(suite, options=options)
-    if suite.lower().endswith(FILES):
+    name, named = general.named_split(suite)
+    split = split or named or ""
+    if name.lower().endswith(FILES):
         if "annotation" in options:
             raise ValueError(f"suite={suite!r} is an annotation, and annotation="
                              f"{options['annotation']!r} another; give one of them")  # fmt: skip
-        suite, options = "jsonl", {"annotation": suite, **options}
-    elif suite == "haystack" or ":" in suite:
-        return general.load_suite(suite, split=split or SPLIT, options=options)
-    import benchmarks
-
+        name, options = "jsonl", {"annotation": suite, **options}
+    elif name not in ENV_IDS:
+        return general.load_suite(name, split=split or SPLIT, options=options)
     try:
-        return benchmarks.load_suite(suite, split=split or None, **options)
+        return registry.load_suite(name, split=split or None, **options)
     except TypeError as error:
         raise ValueError(f"suite={suite!r} with {sorted(options)}: {error}") from None
 
 
 def evaluate(
-    policy: str | Callable[[MakeEnv], Player],
+    policy: str | PolicySource | Callable[[MakeEnv], Player],
     suite: str | Suite,
     *,
     out: str | os.PathLike[str] = "",
@@ -98,15 +104,15 @@ def evaluate(
     """Play a suite, write every episode as it ends, and return the summary.
 
     Args:
-        policy: What ``players.make_player`` takes, or a function that makes a player.
+        policy: What ``PolicySource.of`` takes, or a function that makes a player.
         suite: What ``load_suite`` takes.
         out: Directory of the run, new or begun; by default one under runs/ named after its card.
         split: Split of the suite.
         suite_options: Keyword arguments of the suite.
         env: Keyword arguments of ``LongVideoQAEnv``; seek is "exact" unless they say otherwise.
-            What they leave open of ``model_player.TRAINED`` is as a checkpoint was trained.
-        protocol: Text protocol; by default that of a checkpoint, else "tags". Scripted policies
-            speak none.
+            What they leave open of ``EpisodeSettings`` is as the policy was made for.
+        protocol: Text protocol; by default that which the policy was made for, else "tags".
+            Scripted policies speak none.
         control: One of ``controls.CONTROLS``.
         episodes: Questions to play, drawn by ``seed``; ``None`` for all. More than the suite has
             are refused.
@@ -138,11 +144,13 @@ def evaluate(
         seed=seed,
         options=_without_paths(suite_options),
     )
-    protocol, env = _as_trained(policy, protocol, env or {})
+    source = None if callable(policy) else PolicySource.of(policy)
+    protocol, env = _as_made_for(source, protocol, env or {})
     unscored = all(tasks[index].answer_index is None for index in range(len(tasks)))
     if unscored:
         _log.warning("%s; there will be no accuracy", UNSCORED)
-    settings = control_settings(control, {"seek": "exact", **env})
+    env = {"seek": "exact", **env}
+    settings = control_settings(control, env)
     _check_settings(settings)
 
     def make_env() -> LongVideoQAEnv:
@@ -154,8 +162,9 @@ def evaluate(
         if callable(policy):
             player = policy(make_env)
         else:
+            assert source is not None
             player = make_player(
-                policy,
+                source,
                 make_env,
                 protocol=protocol,
                 seed=seed,
@@ -176,6 +185,14 @@ def evaluate(
         directory = Path(out or Path("runs") / f"evaluate-{loaded.name}-{card.hash}")
         keys = _distinct(tasks.keys())
         writer = stack.enter_context(RunWriter(directory, card, keys))
+        if source is not None and isinstance(suite, str):
+            config = EvaluateConfig.of(
+                suite=suite, policy=source.given, out=str(directory), split=split,
+                suite_options=suite_options or {}, env=env, protocol=protocol,
+                control=control, episodes=episodes, seed=seed, concurrency=concurrency,
+                policy_options=policy_options or {}, quiet=not progress,
+            )  # fmt: skip
+            write_config(directory, to_json(config))
         jobs = [Job(key, i) for i, key in enumerate(keys) if key not in writer.outcomes]
         _log.info("%s: %d of %d episodes to play", directory, len(jobs), len(keys))
         _play(player, jobs, writer, len(keys), progress)
@@ -197,31 +214,26 @@ def _distinct(keys: list[str]) -> list[str]:
     return keys
 
 
-def _as_trained(
-    policy: Any, protocol: str | None, env: Mapping[str, Any]
+def _as_made_for(
+    source: PolicySource | None, protocol: str | None, env: Mapping[str, Any]
 ) -> tuple[str, dict[str, Any]]:
-    """Fill in what was left open with what a checkpoint was trained with; warn of what differs."""
-    if isinstance(policy, str) and policy not in AGENTS and Path(policy).is_dir():
-        from benchmarks.players.model import departures, trained_with  # heavy
-
-        if trained := trained_with(policy):
-            chosen = {**trained, **{k: value for k, value in env.items() if k in trained}}
-            chosen["protocol"] = protocol or trained["protocol"]
-            if differing := departures(trained, chosen):
-                _log.warning("%s is not played as it was trained: %s", policy, "; ".join(differing))
-            protocol = chosen.pop("protocol")
-            env = {**env, **chosen}
-    return protocol or "tags", dict(env)
+    """Fill in what was left open with what a policy was made for; warn of what differs."""
+    made_for = None if source is None else source.made_for
+    if source is None or made_for is None:
+        return protocol or "tags", dict(env)
+    chosen = {**asdict(made_for.settings), **env}
+    protocol = protocol or made_for.protocol
+    settings = EpisodeSettings(**{k: v for k, v in chosen.items() if k in EPISODE_SETTINGS})
+    if differing := made_for.departures(protocol, settings):
+        _log.warning("%s is not played as it was trained: %s", source.name, "; ".join(differing))
+    return protocol, chosen
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
-    known = set(inspect.signature(LongVideoQAEnv).parameters)
     for name in settings:
         if name in ("suite", "split", "suite_options", "on_video_error"):
             raise ValueError(f"env sets {name!r}, which the evaluation sets itself")
-        if name not in known:
-            raise ValueError(f"env={dict(settings)}: the environment takes no {name!r}; use some "
-                             f"of {sorted(known)}")  # fmt: skip
+    checks.names(f"env={dict(settings)}: the environment", settings, SETTINGS)
 
 
 def _play(
@@ -269,10 +281,9 @@ def _without_paths(options: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (options or {}).items() if name not in paths}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@as_command
+def main(arguments: Sequence[str]) -> int:
     """Run from the command line; return the exit code."""
-    import tyro
-
     from benchmarks.players.endpoint import EndpointDown
 
     logging.basicConfig(format="%(message)s", level=logging.INFO)
@@ -280,21 +291,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     # transformers 5 says nothing in these that a user could act on.
     warnings.filterwarnings("ignore", category=FutureWarning)
-    given = sys.argv[1:] if arguments is None else arguments
+    source: PolicySource | None = None
+
+    def defaults(words: Sequence[str], given: Mapping[str, Any]) -> EvaluateConfig:
+        nonlocal source
+        source = _source(words, given)
+        return _defaults(source, given)
+
+    config = parse(
+        EvaluateConfig,
+        arguments,
+        prog="longvideo evaluate",
+        description=__doc__,
+        make_default=defaults,
+    )
     try:
-        config = tyro.cli(
-            EvaluateConfig, args=list(given), description=__doc__, prog="benchmarks.evaluate"
-        )
-        summary = evaluate(**config.arguments())
+        summary = evaluate(**{**config.arguments(), "policy": source})
     except KeyboardInterrupt:
         print("\nstopped; give the same command again to go on", file=sys.stderr)
         return 130
     except (RunError, EndpointDown) as error:
-        return _fail(error, 1)
-    except (ValueError, OSError, ImportError) as error:
-        return _fail(error, 2)
+        return fail(error, 1)
     print("\n".join(_lines(summary)))
     return 0
+
+
+def _source(words: Sequence[str], given: Mapping[str, Any]) -> PolicySource | None:
+    """Return where the policy comes from that a command line or a configuration names."""
+    first = Parser(add_help=False)
+    first.add_argument("--policy", default=given.get("policy", ""))
+    policy = first.parse_known_args(words)[0].policy
+    return PolicySource.of(policy) if policy else None
+
+
+def _defaults(source: PolicySource | None, given: Mapping[str, Any]) -> EvaluateConfig:
+    """Return what a command line leaves open: what its policy was made for."""
+    values: dict[str, Any] = {"suite": tyro.MISSING, "policy": tyro.MISSING}
+    if source is not None and source.made_for is not None:
+        made_for = source.made_for
+        values |= {"settings": made_for.settings, "protocol": made_for.protocol}
+    return EvaluateConfig(**{**values, **read_fields(EvaluateConfig, given)})
 
 
 def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -311,11 +347,6 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
         f"{summary['episodes']} episodes, {summary['faults']} faults, card {summary['hash']}: "
         f"{summary['directory']}"
     )
-
-
-def _fail(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

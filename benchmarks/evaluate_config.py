@@ -2,49 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal
 
-from tyro.constructors import PrimitiveConstructorSpec
+import tyro
 
+from agents.command import Options
 from agents.scripted import AGENTS
 from benchmarks.controls import Control
+from gym_longvideo.settings import DecodingSettings, EpisodeSettings
 
-_JSON = PrimitiveConstructorSpec(
-    nargs=1,
-    metavar="JSON",
-    instance_from_str=lambda words: _mapping(words[0]),
-    is_instance=lambda value: isinstance(value, dict),
-    str_from_instance=lambda value: [json.dumps(value)],
-)
-Options = Annotated[dict[str, Any], _JSON]
-Auto = Literal["auto"]
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{text!r} is no JSON ({error}); try '{{\"families\": \"needle\"}}'"
-                         ) from None  # fmt: skip
-    if not isinstance(value, dict):
-        raise ValueError(f'{text!r} is no JSON object; try \'{{"families": "needle"}}\'')
-    return value
+_PATHS = ("root", "annotation", "video_root")
+_OF_ENDPOINTS = (
+    "model", "temperature", "request", "image_format", "timeout_s", "retries", "patience",
+    "api_key_env",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """An evaluation.
-
-    What is "auto" is as a checkpoint of agents.train was trained; for every other policy it is what
-    stands in brackets.
+    """An evaluation. What a policy was made for is the default of its settings.
 
     Attributes:
         suite: "haystack", the path of an annotation (JSON, JSON Lines, CSV, TSV, Parquet),
-            "module:callable" or the name of a benchmark (python -m benchmarks.suites lists them).
-        policy: A scripted agent (random, uniform_single_turn, bisect, oracle, noisy_oracle), the
-            directory of a model or of a run of agents.train, or the URL of an endpoint.
+            "module:callable" or the name of a benchmark (longvideo suites lists them).
+        policy: A scripted agent (random, uniform_single_turn, bisect, oracle, noisy_oracle), tiny
+            (the model that is shipped), the directory of a model or of a run of longvideo train, or
+            the URL of an endpoint.
         out: Directory of the run, new or begun; by default one under runs/ named after its card.
         model: Name of the model at an endpoint.
         root: Directory of the dataset.
@@ -52,27 +37,14 @@ class EvaluateConfig:
         video_root: Directory of the videos, if they are not below the root.
         split: Split of the suite; by default that which a benchmark reports, "test" of others.
         suite_options: Further keyword arguments of the suite.
-        protocol: Text protocol of models: tags, tags_seconds or tool_call [tags].
+        protocol: Text protocol of models: tags, tags_seconds or tool_call; by default the one that
+            the policy was made for, or else tags.
         control: none, blind, single_frame, shuffled or circular.
         episodes: Questions to play, drawn by the seed; all by default.
         seed: Of that choice, of shuffled options and of the policy.
         concurrency: Episodes played side by side; 0 for what suits the policy.
-        max_turns: Turns of an episode [3].
-        frame_budget: Frames shown in an episode at most; None for the sum of the next two [32].
-        overview_frames: Frames of the overview; None for half of the budget [None].
-        frames_per_retrieval: Most frames of a retrieval; None for a quarter of the budget [None].
-        pool_size: Candidate frames of a video [128].
-        pool_rule: midpoint or linspace [midpoint].
-        frame_size: Side of the frames in pixels [56]. 56 suit haystack; real models want 224 or
-            more.
-        fit: stretch or letterbox [stretch].
-        retrieval: pool or timeline [pool].
-        seek: exact, keyframe or auto.
-        backend: pyav, decord or torchcodec.
-        isolate: Decode in child processes.
-        deadline_s: Seconds a decoding call may take.
-        cache_mb: Megabytes of decoded frames kept between episodes.
-        cache_dir: Directory for decoded frames.
+        settings: What the policy sees and may do.
+        decoding: How frames are read from a file.
         env: Further keyword arguments of the environment; they win over those above.
         max_new_tokens: Longest reply of a model; 0 for its own.
         temperature: Of an endpoint's replies.
@@ -95,26 +67,17 @@ class EvaluateConfig:
     video_root: str = ""
     split: str = ""
     suite_options: Options = field(default_factory=dict)
-    protocol: str = "auto"
+    protocol: str = ""
     control: Control = "none"
     episodes: int | None = None
     seed: int = 0
     concurrency: int = 0
-    max_turns: int | Auto = "auto"
-    frame_budget: int | Auto | None = "auto"
-    overview_frames: int | Auto | None = "auto"
-    frames_per_retrieval: int | Auto | None = "auto"
-    pool_size: int | Auto = "auto"
-    pool_rule: Literal["midpoint", "linspace", "auto"] = "auto"
-    frame_size: int | Auto = "auto"
-    fit: Literal["stretch", "letterbox", "auto"] = "auto"
-    retrieval: Literal["pool", "timeline", "auto"] = "auto"
-    seek: Literal["exact", "keyframe", "auto"] = "exact"
-    backend: str = "pyav"
-    isolate: bool = False
-    deadline_s: float | None = 60.0
-    cache_mb: float = 0.0
-    cache_dir: str | None = None
+    settings: Annotated[EpisodeSettings, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=EpisodeSettings
+    )
+    decoding: Annotated[DecodingSettings, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=lambda: DecodingSettings(seek="exact")
+    )
     env: Options = field(default_factory=dict)
     max_new_tokens: int = 0
     temperature: float = 0.0
@@ -136,7 +99,7 @@ class EvaluateConfig:
             "split": self.split,
             "suite_options": self._suite_options(),
             "env": self._env(),
-            "protocol": None if self.protocol == "auto" else self.protocol,
+            "protocol": self.protocol or None,
             "control": self.control,
             "episodes": self.episodes,
             "seed": self.seed,
@@ -146,25 +109,48 @@ class EvaluateConfig:
         }
 
     def _suite_options(self) -> dict[str, Any]:
-        named = ("root", "annotation", "video_root")
-        given = {name: getattr(self, name) for name in named if getattr(self, name)}
+        given = {name: getattr(self, name) for name in _PATHS if getattr(self, name)}
         return {**given, **self.suite_options}
 
     def _env(self) -> dict[str, Any]:
-        names = (
-            "max_turns", "frame_budget", "overview_frames", "frames_per_retrieval", "pool_size",
-            "pool_rule", "frame_size", "fit", "retrieval", "seek", "backend", "isolate",
-            "deadline_s", "cache_mb", "cache_dir",
-        )  # fmt: skip
-        given = {name: getattr(self, name) for name in names}
-        # seek has a mode of that name.
-        kept = {k: value for k, value in given.items() if value != "auto" or k == "seek"}
-        return {**kept, **self.env}
+        return {**asdict(self.settings), **asdict(self.decoding), **self.env}
 
     def _policy_options(self) -> dict[str, Any]:
         names: tuple[str, ...] = ("max_new_tokens",)
         if self.policy.startswith(("http://", "https://")):
-            names += ("model", "temperature", "request", "image_format", "timeout_s", "retries",
-                      "patience", "api_key_env")  # fmt: skip
+            names += _OF_ENDPOINTS
         given = {} if self.policy in AGENTS else {name: getattr(self, name) for name in names}
         return {**given, **self.policy_options}
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        suite_options: Mapping[str, Any],
+        env: Mapping[str, Any],
+        policy_options: Mapping[str, Any],
+        **others: Any,
+    ) -> EvaluateConfig:
+        """Return the configuration whose ``arguments`` these are."""
+
+        def taken(given: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+            return {name: given.pop(name) for name in names if name in given}
+
+        left, paths, options = dict(env), dict(suite_options), dict(policy_options)
+        settings = EpisodeSettings(**taken(left, _names(EpisodeSettings)))
+        decoding = DecodingSettings(**taken(left, _names(DecodingSettings)))
+        named = {name: str(path) for name, path in taken(paths, _PATHS).items()}
+        named |= taken(options, ("max_new_tokens", *_OF_ENDPOINTS))
+        return cls(
+            settings=settings,
+            decoding=decoding,
+            suite_options=paths,
+            env=left,
+            policy_options=options,
+            **named,
+            **others,
+        )
+
+
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from functools import partial
 from typing import Any
 
 from benchmarks.card import Card
@@ -83,6 +84,18 @@ def load_named(name: str, split: str | None = None, **options: Any) -> Benchmark
             _LOADED.pop(next(iter(_LOADED)))
         suite = _LOADED[key] = load_suite(name, split=split, **options)
     return suite
+
+
+class _ByName:
+    """What the entry points of the suites name: ``by_name.videomme`` loads that benchmark."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ENV_IDS:
+            raise AttributeError(f"benchmark {name!r} is unknown; use one of {list(ENV_IDS)}")
+        return partial(load_named, name)
+
+
+by_name = _ByName()
 
 
 def make_env(benchmark: str, split: str | None = None, **kwargs: Any) -> LongVideoQAEnv:

@@ -1,7 +1,7 @@
 """Score a finished run again, without inference: under another reward, or another parser.
 
-    python -m benchmarks.rescore RUN --reward ungated
-    python -m benchmarks.rescore RUN --parser lenient --out runs/lenient
+    longvideo rescore RUN --reward ungated
+    longvideo rescore RUN --parser lenient --out runs/lenient
     python -m benchmarks.compare RUN runs/lenient --across scorer
 
 A reward can be exchanged fully, because records hold facts. A parser cannot: only the *last* reply
@@ -17,7 +17,8 @@ makes a run of it, which report and compare read; another reward is another "set
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ from benchmarks.datasets.dataset import Dataset
 from benchmarks.registry import dataset_of
 from benchmarks.scores.grounding import pool_edges, recorded_pool_times
 from benchmarks.scores.summary import Results, RunLike, summarize
+from gym_longvideo import checks
+from gym_longvideo.command import as_command, write_config
 from gym_longvideo.episode import Action, Answer, Malformed, Retrieve
 from gym_longvideo.protocol import PROTOCOLS, Turn, lenient, make_protocol
 from gym_longvideo.record import EpisodeRecord, rescore
@@ -71,8 +74,8 @@ def rescore_run(
     """
     if reward is None and parser is None:
         raise ValueError("nothing to do: name a reward, a parser, or both")
-    if parser is not None and parser not in PARSERS:
-        raise ValueError(f"parser={parser!r} is unknown; use one of {list(PARSERS)}")
+    if parser is not None:
+        checks.choice("parser", parser, PARSERS)
     card = run.card
     protocol = str(card.protocol.get("text_protocol", "numeric"))
     if parser is not None and protocol not in PROTOCOLS:
@@ -303,37 +306,37 @@ class RescoreConfig:
     seed: int = 0
 
 
-def main() -> None:
-    """Run from the command line."""
-    import tyro
-
+@as_command
+def main(arguments: Sequence[str]) -> int:
+    """Run from the command line; return the exit code."""
+    from agents.command import parse, to_json
     from benchmarks.runs import read_run, write_json
 
-    config = tyro.cli(
+    config = parse(
         RescoreConfig,
-        prog="python -m benchmarks.rescore",
+        arguments,
+        prog="longvideo rescore",
         description=__doc__,
-        config=(tyro.conf.PositionalRequiredArgs,),
+        positional=True,
     )
-    try:
-        if config.out is not None and config.out.resolve().is_relative_to(config.run.resolve()):
-            raise ValueError(
-                f"--out {config.out} lies in the run itself; write it elsewhere, so that it is "
-                "never taken for the run's own summary"
-            )
-        run = read_run(config.run)
-        rescored = rescore_run(run, reward=config.reward, parser=config.parser)
-        options = {"resamples": config.resamples, "seed": config.seed}
-        summary = compare_scores(run, rescored, dataset_of(run.card), **options)
-        print(table(summary))
-        if config.out is not None:
-            if config.out.suffix.lower() == ".json":
-                write_json(config.out, summary)
-            else:
-                write_rescored(config.out, rescored, summary)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"benchmarks.rescore: {error}") from None
+    if config.out is not None and config.out.resolve().is_relative_to(config.run.resolve()):
+        raise ValueError(
+            f"--out {config.out} lies in the run itself; write it elsewhere, so that it is "
+            "never taken for the run's own summary"
+        )
+    run = read_run(config.run)
+    rescored = rescore_run(run, reward=config.reward, parser=config.parser)
+    options = {"resamples": config.resamples, "seed": config.seed}
+    summary = compare_scores(run, rescored, dataset_of(run.card), **options)
+    print(table(summary))
+    if config.out is not None:
+        if config.out.suffix.lower() == ".json":
+            write_json(config.out, summary)
+        else:
+            write_rescored(config.out, rescored, summary)
+            write_config(config.out, to_json(config))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.datasets.egoschema import EGOSCHEMA, QUESTIONS
 from benchmarks.runs import read_run
+from gym_longvideo.command import as_command
 from gym_longvideo.record import EpisodeRecord
 
 
@@ -40,7 +41,7 @@ def submission(records: Iterable[EpisodeRecord]) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Arguments:
+class SubmissionConfig:
     """Make a submission to EgoSchema's server of a run on its full set.
 
     Attributes:
@@ -52,23 +53,23 @@ class Arguments:
     out: Path = Path("submission.json")
 
 
-def main(arguments: list[str] | None = None) -> int:
+@as_command
+def main(arguments: Sequence[str]) -> int:
     """Write a submission, and say what it lacks."""
-    import tyro
+    from agents.command import parse
 
-    positional = (tyro.conf.PositionalRequiredArgs,)
-    chosen = tyro.cli(
-        Arguments, args=arguments, prog="python -m benchmarks.submission", config=positional
+    chosen = parse(
+        SubmissionConfig,
+        arguments,
+        prog="longvideo submission",
+        description=__doc__,
+        positional=True,
     )
-    try:
-        run = read_run(chosen.run)
-        if {record.suite for record in run.records} - {EGOSCHEMA.name}:
-            raise ValueError(f"{chosen.run} is no run of {EGOSCHEMA.name}")
-        found = submission(run.records)
-        chosen.out.write_text(json.dumps(found, indent=0) + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    run = read_run(chosen.run)
+    if {record.suite for record in run.records} - {EGOSCHEMA.name}:
+        raise ValueError(f"{chosen.run} is no run of {EGOSCHEMA.name}")
+    found = submission(run.records)
+    chosen.out.write_text(json.dumps(found, indent=0) + "\n", encoding="utf-8")
     print(f"{chosen.out}: {len(found)} answers")
     if len(found) < QUESTIONS:
         print(

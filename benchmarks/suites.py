@@ -1,6 +1,6 @@
 """List the benchmarks, and what of them lies below some directories.
 
-python -m benchmarks.suites --root ~/data ~/.cache/huggingface
+longvideo suites --root ~/data ~/.cache/huggingface
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.registry import ENV_IDS, find_dataset, load_suite
+from gym_longvideo.command import as_command, fail
 
 _ANY_FILE = "jsonl"  # reads whatever lies there, so what it cannot read says nothing
 
 
 @dataclass(frozen=True)
-class Arguments:
+class SuitesConfig:
     """List the benchmarks, and what of them lies below some directories.
 
     Attributes:
@@ -107,11 +108,12 @@ def _found(found: Mapping[str, Any]) -> str:
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
+@as_command
+def main(arguments: Sequence[str]) -> int:
     """Print a survey; return 1 if a root is no directory."""
-    import tyro
+    from agents.command import parse
 
-    chosen = tyro.cli(Arguments, args=arguments, prog="python -m benchmarks.suites")
+    chosen = parse(SuitesConfig, arguments, prog="longvideo suites", description=__doc__)
     roots = [root for root in chosen.root if root.is_dir()]
     entries = list(survey(roots))
     if chosen.json:
@@ -120,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(lines(entries, looked=bool(chosen.root))))
     for root in chosen.root:
         if root not in roots:
-            print(f"--root {root} is not a directory", file=sys.stderr)
+            fail(f"--root {root} is not a directory")
     return 0 if len(roots) == len(chosen.root) else 1
 
 

@@ -1,6 +1,6 @@
 """Say whether a benchmark on disk can be used, and what is wrong with it.
 
-    python -m benchmarks.validate mlvu --root ~/data/MLVU --split dev --decode
+    longvideo validate mlvu --root ~/data/MLVU --split dev --decode
 
 Exit code 0: usable, perhaps with gaps that are named. 1: not usable, with what to do.
 """
@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.registry import load_suite
+from benchmarks.registry import find_dataset, load_suite
 from benchmarks.suite import BenchmarkSuite
+from gym_longvideo.command import as_command
 from gym_longvideo.task import Task
 from gym_longvideo.video import open_video
 from gym_longvideo.video.errors import VideoError
@@ -28,11 +29,11 @@ _SHOWN = 5  # entries of a list that are printed; the JSON has all
 
 
 @dataclass(frozen=True)
-class Arguments:
+class ValidateConfig:
     """Count what there is of a benchmark, and what is wrong with it.
 
     Attributes:
-        name: Of the benchmark; ``python -m benchmarks.suites`` lists them.
+        name: Of the benchmark; ``longvideo suites`` lists them.
         root: Directory of the dataset, of its hub cache, or one that holds such directories.
         split: By default the one that is reported.
         annotation: Path of the annotation, if it is not below the root.
@@ -159,7 +160,7 @@ def decode(
     return {"broken": dict(sorted(broken.items())), "other_duration": dict(sorted(other.items()))}
 
 
-def validate(arguments: Arguments) -> dict[str, Any]:
+def validate(arguments: ValidateConfig) -> dict[str, Any]:
     """Return the report of ``inspect`` with ``usable``, ``advice`` and what decoding found.
 
     Raises:
@@ -256,13 +257,19 @@ def defects(report: Mapping[str, Any]) -> Counter[str]:
     return Counter({kind: len(found) for kind, found in both})
 
 
-def main(arguments: list[str] | None = None) -> int:
+@as_command
+def main(arguments: Sequence[str]) -> int:
     """Print a report; return 0 if the benchmark can be used."""
-    import tyro
+    from agents.command import parse
 
-    positional = (tyro.conf.PositionalRequiredArgs,)
-    prog = "python -m benchmarks.validate"
-    chosen = tyro.cli(Arguments, args=arguments, prog=prog, config=positional)
+    chosen = parse(
+        ValidateConfig,
+        arguments,
+        prog="longvideo validate",
+        description=__doc__,
+        positional=True,
+    )
+    find_dataset(chosen.name)
     try:
         report = validate(chosen)
         if chosen.json is not None:

@@ -1,8 +1,8 @@
 """Probe a reward for hacks, before anything is trained on it.
 
-    python -m gym_longvideo.probes --reward video_mtr
-    python -m gym_longvideo.probes --reward '{"preset": "video_mtr", "format": 0.0}'
-    python -m gym_longvideo.probes --reward all
+    longvideo probe --reward video_mtr
+    longvideo probe --reward '{"preset": "video_mtr", "format": 0.0}'
+    longvideo probe --reward all
 
 Scripted exploiters (``exploits.py``) play against honest policies on the same haystack tasks. An
 exploiter *beats* an honest policy if it earns more and answers no better: a learner paid this way
@@ -26,6 +26,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from gym_longvideo import checks
+from gym_longvideo.command import Parser, as_command, json_object
 from gym_longvideo.episode import Answer, Budget, Episode, Retrieval
 from gym_longvideo.exploits import EXPLOITERS, HONEST, POLICIES, Guess, ProbePolicy, Situation
 from gym_longvideo.haystack.suite import HaystackSuite
@@ -235,11 +237,9 @@ def _play(policy: ProbePolicy, episode: Episode, choice: int) -> bool:
     return guessed
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="gym_longvideo.probes", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = Parser(prog="longvideo probe", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--reward",
         default="video_mtr",
@@ -256,39 +256,34 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@as_command
+def main(arguments: Sequence[str]) -> int:
     """Run from the command line.
 
     Returns:
         0 if no exploiter beats an honest policy, 1 if one does, 2 for arguments without a meaning.
     """
     args = parse(arguments)
-    try:
-        names: dict[str, Any] = {args.reward: _reward(args.reward)}
-        if args.reward == "all":
-            names = {name: name for name in PRESETS}
-        families = args.families if args.families == "all" else args.families.split(",")
-        suite = HaystackSuite(
-            "val", families=families, size=args.tasks, duration_s=60.0 * args.minutes
+    names: dict[str, Any] = {args.reward: _reward(args.reward)}
+    if args.reward == "all":
+        names = {name: name for name in PRESETS}
+    families = args.families if args.families == "all" else args.families.split(",")
+    suite = HaystackSuite("val", families=families, size=args.tasks, duration_s=60.0 * args.minutes)
+    budget = Budget.split(args.budget)
+    checks.whole("--turns", args.turns, 1)
+    checks.whole("--pool", args.pool, 1)
+    reports = {
+        name: probe_reward(
+            reward,
+            suite,
+            max_turns=args.turns,
+            budget=budget,
+            pool_size=args.pool,
+            retrieval=args.retrieval,
+            progress=True,
         )
-        budget = Budget.split(args.budget)
-        if args.turns < 1 or args.pool < 1:
-            raise ValueError(f"--turns {args.turns} and --pool {args.pool} must be 1 or more")
-        reports = {
-            name: probe_reward(
-                reward,
-                suite,
-                max_turns=args.turns,
-                budget=budget,
-                pool_size=args.pool,
-                retrieval=args.retrieval,
-                progress=True,
-            )
-            for name, reward in names.items()
-        }
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        for name, reward in names.items()
+    }
     if args.json:
         print(json.dumps({name: report.to_dict() for name, report in reports.items()}, indent=2))
     else:
@@ -315,11 +310,9 @@ def _reward(text: str) -> Any:
     if not text.lstrip().startswith("{"):
         return text
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f'--reward {text!r} is no JSON ({error}); try \'{{"preset": "video_mtr"}}\''
-        ) from None
+        return json_object(text)
+    except ValueError as error:
+        raise ValueError(f"--reward {error}") from None
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import json
 import os
 import string
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, reduce
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -57,15 +59,40 @@ class Suite(Protocol):
         ...
 
 
+GROUP = "gym_longvideo.suites"  # of entry points: name -> callable that takes split= and options
+_OWN = {"haystack": "gym_longvideo.haystack:HaystackSuite"}
+_TABLES = (".csv", ".tsv", ".parquet")  # annotation that the suite "jsonl" of benchmarks reads
+
+
+@cache
+def suite_names() -> dict[str, str]:
+    """Return the suites that can be named: what is installed, by name, as "module:callable"."""
+    return {each.name: each.value for each in entry_points(group=GROUP)} | _OWN
+
+
+def named_split(suite: str) -> tuple[str, str | None]:
+    """Return the name of a suite and the split that it names itself, if any.
+
+    >>> named_split("haystack:val"), named_split("my.module:make")
+    (('haystack', 'val'), ('my.module:make', None))
+    """
+    name, _, split = suite.partition(":")
+    return (name, split) if split and name in suite_names() else (suite, None)
+
+
 def load_suite(
-    suite: str | Suite, *, split: str = "train", options: Mapping[str, Any] | None = None
+    suite: str | Suite, *, split: str | None = "train", options: Mapping[str, Any] | None = None
 ) -> Suite:
     """Return a suite from what ``gym.make(suite=...)`` takes.
 
     Args:
-        suite: "haystack", the path of a ``.jsonl``/``.json`` annotation, "module:callable" (called
-            with ``split`` and the options), or a ``Suite``.
-        split: Split to load; a suite that is passed as an object keeps its own.
+        suite: "haystack", the name of a suite that is installed (the entry points of the group
+            ``gym_longvideo.suites``; those of ``benchmarks`` are), the path of an annotation
+            (``.jsonl``, ``.json``; with ``benchmarks`` also ``.csv``, ``.tsv``, ``.parquet``),
+            "module:callable" (called with ``split`` and the options), or a ``Suite``. A name may
+            be followed by a split of its own, which wins: "haystack:val".
+        split: Split to load, None for the suite's own default; a suite that is passed as an object
+            keeps its own.
         options: Keyword arguments of the suite.
 
     Raises:
@@ -84,21 +111,25 @@ def load_suite(
         if options:
             raise ValueError(f"suite_options={options} go with a suite's name, not with an object")
         return suite
-    if suite == "haystack":
-        suite = "gym_longvideo.haystack:HaystackSuite"
-    if suite.endswith((".jsonl", ".json")):
-        return _call(JsonlSuite, suite, split=split, **options)
-    module, _, factory = suite.partition(":")
+    name, own_split = named_split(suite)
+    split = own_split or split
+    if split is not None:
+        options["split"] = split
+    if name.endswith((".jsonl", ".json")):
+        return _call(JsonlSuite, name, **options)
+    if name.endswith(_TABLES) and "jsonl" in suite_names():
+        name, options["annotation"] = "jsonl", name
+    module, _, factory = suite_names().get(name, name).partition(":")
     if not factory:
         raise ValueError(
-            f'suite={suite!r} is unknown; use "haystack", the path of a .jsonl file, or '
-            '"module:callable"'
+            f'suite={suite!r} is unknown; use "haystack", one of {sorted(suite_names())}, the path '
+            'of a .jsonl file, or "module:callable"'
         )
     try:
-        make = getattr(importlib.import_module(module), factory)
+        make: Any = reduce(getattr, factory.split("."), importlib.import_module(module))
     except (ImportError, AttributeError) as error:
         raise ValueError(f"suite={suite!r} cannot be imported: {error}") from error
-    made = _call(make, split=split, **options)
+    made = _call(make, **options)
     if not isinstance(made, Suite):
         raise ValueError(f"suite={suite!r} returned {made!r}, which is no Suite")
     return made
@@ -109,6 +140,7 @@ def _call(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
     try:
         inspect.signature(make).bind(*args, **options)
     except TypeError as error:
+        options.pop("split", None)
         known = [name for name in inspect.signature(make).parameters if name != "split"]
         raise ValueError(f"suite_options={options}: {error}; use some of {known}") from None
     return make(*args, **options)

@@ -51,7 +51,7 @@ def test_the_tiny_model_brings_its_videos_unless_others_are_asked_for():
     assert base.pool_size == tiny.ENV_OPTIONS["pool_size"]  # type: ignore[attr-defined]
     base = TrainConfig(env={"pool_size": 9}).make_env("val").unwrapped
     assert base.pool_size == 9 and base.suite.split == "val"  # type: ignore[attr-defined]
-    other = TrainConfig(model="elsewhere").make_env("train").unwrapped
+    other = TrainConfig(model=str(model_dir())).make_env("train").unwrapped
     assert other.pool_size == 128  # type: ignore[attr-defined]
 
 

@@ -1,38 +1,37 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-import tyro
 from agents_models import model_dir
 from agents_training import ENV, small, trained
 from benchmark_players import factory, jobs_of, play, suite_of
 
 from agents.checkpoint import load_policy
+from agents.command import parse
 from agents.model.policy import MLLMPolicy
 from agents.model.tiny import ENV_OPTIONS, SUITE_OPTIONS, WEIGHTS
+from agents.source import EPISODE_SETTINGS, MadeFor, PolicySource
 from benchmarks.card import Card
 from benchmarks.controls import ControlledSuite
-from benchmarks.evaluate import evaluate
+from benchmarks.evaluate import _defaults, evaluate
 from benchmarks.evaluate_config import EvaluateConfig
 from benchmarks.players.model import (
-    TRAINED,
     ModelPlayer,
-    departures,
     stack,
-    trained_with,
     weights_digest,
 )
 from benchmarks.players.player import (
     MeteredText,
 )
 from benchmarks.runs import RunWriter, read_run
-from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.haystack import HaystackSuite
+from gym_longvideo.settings import EpisodeSettings
 
 
 def test_a_model_plays_what_it_would_play_alone_and_its_tokens_are_counted(
@@ -181,7 +180,7 @@ def test_a_checkpoint_is_played_as_it_was_trained_unless_told_otherwise(
 
     protocol, settings = settings_of("as-trained")
     assert protocol == "tags_seconds" and warned() == []
-    assert {name: settings[name] for name in TRAINED} == {
+    assert {name: settings[name] for name in EPISODE_SETTINGS} == {
         "max_turns": 2, "frame_budget": 6, "overview_frames": 2, "frames_per_retrieval": 2,
         "pool_size": 16, "pool_rule": "midpoint", "frame_size": [28, 28], "fit": "stretch",
         "retrieval": "timeline",
@@ -191,8 +190,9 @@ def test_a_checkpoint_is_played_as_it_was_trained_unless_told_otherwise(
     assert protocol == "tags"
     assert other == {**settings, "pool_size": 8, "retrieval": "pool"}
     assert warned() == [
-        f"{run} is not played as it was trained: protocol='tags' (trained with 'tags_seconds'); "
-        "pool_size=8 (trained with 16); retrieval='pool' (trained with 'timeline')"
+        f"{run.name} is not played as it was trained: protocol='tags' "
+        "(trained with 'tags_seconds'); pool_size=8 (trained with 16); "
+        "retrieval='pool' (trained with 'timeline')"
     ]
     # A control is not what the user asked of these knobs.
     _, blind = settings_of("blind", control="blind")
@@ -200,12 +200,9 @@ def test_a_checkpoint_is_played_as_it_was_trained_unless_told_otherwise(
 
 
 def test_shares_of_a_frame_budget_are_compared_as_numbers() -> None:
-    env = LongVideoQAEnv()
-    trained = {"protocol": "tags", **{name: env.settings[name] for name in TRAINED}}
-    assert trained["overview_frames"] == 16
-    open_ = {**trained, "overview_frames": None, "frames_per_retrieval": None}
-    assert departures(trained, open_) == []
-    assert departures(trained, {**open_, "frame_budget": 64}) == [
+    trained = MadeFor(settings=EpisodeSettings(overview_frames=16, frames_per_retrieval=8))
+    assert trained.departures("tags", EpisodeSettings()) == []
+    assert trained.departures("tags", EpisodeSettings(frame_budget=64)) == [
         "frame_budget=64 (trained with 32)",
         "overview_frames=32 (trained with 16)",
         "frames_per_retrieval=16 (trained with 8)",
@@ -213,34 +210,40 @@ def test_shares_of_a_frame_budget_are_compared_as_numbers() -> None:
 
 
 def test_what_is_no_checkpoint_says_nothing_of_its_training(tmp_path: Path) -> None:
-    assert trained_with(str(WEIGHTS)) == trained_with("some/model") == {}
-    assert trained_with(str(tmp_path)) == {}
+    assert PolicySource.of("some/model").made_for is None
+    assert PolicySource.of(model_dir()).made_for is None
+    with pytest.raises(ValueError, match="is no checkpoint, and no run that has one"):
+        PolicySource.of(tmp_path)
     state = {"format": 1, "config": {"modle": "m"}}
     (tmp_path / "state.json").write_text(json.dumps(state))
     with pytest.raises(ValueError, match="modle"):
-        trained_with(str(tmp_path))
+        PolicySource.of(tmp_path)
     (tmp_path / "state.json").write_text("{}")
     with pytest.raises(ValueError, match="format None"):
-        trained_with(str(tmp_path))
+        PolicySource.of(tmp_path)
 
 
-def test_the_command_line_tells_what_was_given_from_what_was_left_open() -> None:
+def test_the_command_line_leaves_open_what_a_policy_was_made_for() -> None:
     def read(*words: str) -> dict[str, Any]:
-        args = ["--suite", "haystack", "--policy", "p", *words]
-        return tyro.cli(EvaluateConfig, args=args).arguments()
+        default = _defaults(PolicySource.of("tiny"), {})
+        words = ("--suite", "haystack", "--policy", "tiny", *words)
+        return parse(
+            EvaluateConfig, words, prog="evaluate", description="", default=default
+        ).arguments()
 
     left = read()
-    assert left["protocol"] is None and left["env"]["seek"] == "exact"
-    assert not set(TRAINED) & set(left["env"])
+    assert left["protocol"] == "tags" and left["env"]["seek"] == "exact"
+    own = EpisodeSettings(**ENV_OPTIONS)
+    assert {name: left["env"][name] for name in EPISODE_SETTINGS} == asdict(own)
     given = read(
-        "--protocol", "tags", "--frame-budget", "None", "--overview-frames", "4",
-        "--frames-per-retrieval", "None", "--frame-size", "56", "--pool-rule", "midpoint",
+        "--protocol", "tool_call", "--frame-budget", "None", "--overview-frames", "4",
+        "--frames-per-retrieval", "6", "--frame-size", "56", "--pool-rule", "linspace",
         "--seek", "auto",
     )  # fmt: skip
-    assert given["protocol"] == "tags" and given["env"]["seek"] == "auto"
-    assert {name: given["env"][name] for name in TRAINED if name in given["env"]} == {
-        "frame_budget": None, "overview_frames": 4, "frames_per_retrieval": None,
-        "pool_rule": "midpoint", "frame_size": 56,
+    assert given["protocol"] == "tool_call" and given["env"]["seek"] == "auto"
+    assert {name: given["env"][name] for name in EPISODE_SETTINGS} == {
+        **asdict(own), "frame_budget": None, "overview_frames": 4,
+        "frames_per_retrieval": 6, "pool_rule": "linspace", "frame_size": 56,
     }  # fmt: skip
 
 

@@ -18,11 +18,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from agents.source import WEIGHTS as WEIGHTS  # where they lie is no matter of torch
+from agents.source import MadeFor
 from gym_longvideo.haystack import wording
 from gym_longvideo.haystack.glyphs import KINDS
 from gym_longvideo.haystack.looks import LOOKS
+from gym_longvideo.settings import EpisodeSettings
 
-WEIGHTS = Path(__file__).parents[1] / "weights" / "tiny"
 FRAME_SIZE = 28  # one token a frame: two patches of 14 pixels along each side, merged
 
 # The videos the demo searches: five scenes, of which the one framed in white is asked about; a card
@@ -46,6 +48,10 @@ ENV_OPTIONS: dict[str, Any] = {
     "frame_budget": 24,
     "frame_size": FRAME_SIZE,
 }
+
+MADE_FOR = MadeFor(
+    settings=EpisodeSettings(**ENV_OPTIONS), suite="haystack", suite_options=SUITE_OPTIONS
+)
 
 SPECIAL = (
     "<|endoftext|>",

@@ -2,7 +2,7 @@
 
 The subset is scored here. The full set is scored by its server alone, which takes the file that
 
-    python -m benchmarks.submission RUN --out submission.json
+    longvideo submission RUN --out submission.json
 
 makes of a run: ``{q_uid: index}``.
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from agents.source import PolicySource
 from benchmarks.players.client import (
     API_KEY,
     Endpoint,
@@ -36,7 +37,7 @@ class EndpointPlayer:
     """Plays a model behind a server, in a thread pool of text environments.
 
     Args:
-        base_url: Of the API, such as ``http://localhost:8000/v1``.
+        source: Base URL of the API, such as ``http://localhost:8000/v1``.
         make_env: Makes an environment.
         model: Name of the model there.
         protocol: Text protocol.
@@ -58,7 +59,7 @@ class EndpointPlayer:
 
     def __init__(
         self,
-        base_url: str,
+        source: str | PolicySource,
         make_env: MakeEnv,
         *,
         model: str = "",
@@ -77,6 +78,7 @@ class EndpointPlayer:
     ) -> None:
         checks.whole("concurrency", concurrency, 0)
         checks.whole("patience", patience, 1)
+        base_url = PolicySource.of(source).path
         asked = Request(temperature, max_new_tokens or 512, dict(request or {}), image_format)
         self.protocol, self.seed, self.patience, self.base_url = protocol, seed, patience, base_url
         self._crew: Crew[MeteredText, Job, Played] = Crew(

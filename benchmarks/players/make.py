@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from agents.scripted import AGENTS
+from agents.source import PolicySource
 from benchmarks.players.player import MakeEnv, Player
 from benchmarks.players.scripted import ScriptedPlayer
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+\Z")
-
 
 def make_player(
-    policy: str,
+    source: str | PolicySource,
     make_env: MakeEnv,
     *,
     protocol: str = "tags",
@@ -27,9 +23,7 @@ def make_player(
     """Return a player.
 
     Args:
-        policy: Name of a scripted agent, base URL of an OpenAI-compatible endpoint
-            (``http://host:8000/v1``), or a model: directory of a run of ``agents.train``, of one of
-            its checkpoints or of a model of the Qwen2.5-VL kind, or its hub id.
+        source: Of the policy, or what names it.
         make_env: Makes an environment over the tasks.
         protocol: Text protocol of models.
         seed: Of whatever is drawn.
@@ -39,22 +33,17 @@ def make_player(
     Raises:
         ValueError: For an unknown policy, or options it does not take.
     """
-    options = dict(options or {})
+    source, options = PolicySource.of(source), dict(options or {})
     text = {"protocol": protocol, "concurrency": concurrency, **options}
-    if policy in AGENTS:
-        return ScriptedPlayer(policy, make_env, seed=seed, concurrency=concurrency, options=options)
-    if policy.startswith(("http://", "https://")):
+    if source.kind == "scripted":
+        return ScriptedPlayer(source, make_env, seed=seed, concurrency=concurrency, options=options)
+    if source.kind == "endpoint":
         from benchmarks.players.endpoint import EndpointPlayer
 
-        return _make(EndpointPlayer, policy, make_env, seed=seed, **text)
-    if Path(policy).is_dir() or _HUB_ID.match(policy):
-        from benchmarks.players.model import ModelPlayer
+        return _make(EndpointPlayer, source, make_env, seed=seed, **text)
+    from benchmarks.players.model import ModelPlayer
 
-        return _make(ModelPlayer, policy, make_env, **text)
-    raise ValueError(
-        f"policy={policy!r} is unknown; use one of {list(AGENTS)}, the directory of a model, or "
-        "the URL of an endpoint (http://host:8000/v1)"
-    )
+    return _make(ModelPlayer, source, make_env, **text)
 
 
 def _make(player: Callable[..., Player], *args: Any, **options: Any) -> Player:

@@ -7,7 +7,6 @@ which differs after an interruption, can change a reply only where two tokens ar
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import time
 from collections import deque
@@ -15,41 +14,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
 
-from agents.checkpoint import CheckpointError, find, load_policy, read_state
-from agents.config import TrainConfig
+from agents.checkpoint import load_policy
 from agents.model.chat import Block
 from agents.model.decoding import DecodeSession
 from agents.model.policy import MLLMPolicy
 from agents.model.sampling import Reply, Sampling
-from agents.model.tiny import ENV_OPTIONS, WEIGHTS
 from agents.rollout import RolloutCollector, Trajectory
+from agents.source import CheckpointError, MadeFor, PolicySource
 from benchmarks.players.player import Job, MakeEnv, MeteredText, Played, describe, new_cost
 from gym_longvideo import checks
-from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.video.errors import VideoError
 
 CONCURRENCY = 8
 MAX_NEW_TOKENS = 512
-# Settings of the environment that decide what a checkpoint learned to see and do.
-TRAINED = (
-    "max_turns", "frame_budget", "overview_frames", "frames_per_retrieval", "pool_size",
-    "pool_rule", "frame_size", "fit", "retrieval",
-)  # fmt: skip
 
 
 class ModelPlayer:
     """Plays a model.
 
     Args:
-        path: Directory of a run of ``agents.train`` or of a checkpoint; or directory or hub id of a
-            model of the Qwen2.5-VL kind.
+        source: A checkpoint or a model of the Qwen2.5-VL kind, or what names one.
         make_env: Makes an environment.
         protocol: Text protocol.
         concurrency: Dialogues in a batch; 0 for 8.
@@ -66,7 +56,7 @@ class ModelPlayer:
 
     def __init__(
         self,
-        path: str,
+        source: str | PolicySource,
         make_env: MakeEnv,
         *,
         protocol: str = "tags",
@@ -79,25 +69,13 @@ class ModelPlayer:
     ) -> None:
         for name, value in (("concurrency", concurrency), ("max_new_tokens", max_new_tokens)):
             checks.whole(name, value, 0)
-        try:
-            checkpoint = _checkpoint(path)
-            if checkpoint is None:
-                kind: Any = dtype if dtype == "auto" else getattr(torch, dtype)
-                self._model = MLLMPolicy.from_pretrained(
-                    path, dtype=kind, device=device, attention=attention
-                )
-            else:
-                if dtype != "auto" or attention is not None:
-                    raise ValueError(f"dtype={dtype!r} and attention={attention!r} are those of a "
-                                     "model; a checkpoint has its own")  # fmt: skip
-                trained = TrainConfig.from_json(read_state(checkpoint)["config"])
-                history = trained.ppo.history if history is None else history
-                max_new_tokens = max_new_tokens or trained.max_new_tokens
-                self._model = load_policy(checkpoint, device)
-        except (OSError, AttributeError, CheckpointError) as error:
-            raise ValueError(f"policy={path!r} cannot be loaded: {error}") from error
+        source = PolicySource.of(source)
+        made_for = source.made_for or MadeFor()
+        history = made_for.history if history is None else history
+        self._model = _load(source, dtype, device, attention)
         self.protocol = protocol
-        self._sampling = Sampling(greedy=True, max_new_tokens=max_new_tokens or MAX_NEW_TOKENS)
+        limit = max_new_tokens or made_for.max_new_tokens or MAX_NEW_TOKENS
+        self._sampling = Sampling(greedy=True, max_new_tokens=limit)
         self._history = history
         first = make_env()
         self._model.codec.grid.tokens(*first.frame_size)  # raises if frames do not fit
@@ -107,7 +85,7 @@ class ModelPlayer:
         self._meter = _Meter(self._model)
         self.policy: Mapping[str, Any] = {
             "kind": "model",
-            "name": Path(path).name if Path(path).is_dir() else path,
+            "name": source.name,
             "weights": weights_digest(self._model),
             **stack(self._model),
             "sampling": "greedy",
@@ -293,69 +271,22 @@ def stack(policy: MLLMPolicy) -> dict[str, Any]:
     }
 
 
-def trained_with(path: str) -> dict[str, Any]:
-    """Return what a checkpoint was trained with, by the names that ``evaluate`` takes.
-
-    Args:
-        path: Of a checkpoint or a run that has one; whatever else lies there gives ``{}``.
-
-    Returns:
-        "protocol" and every one of ``TRAINED`` as it was given to the environment.
-
-    Raises:
-        ValueError: If the configuration of the checkpoint cannot be read.
-    """
-    if not Path(path).is_dir():
-        return {}
-    try:
-        checkpoint = find(path)
-    except CheckpointError:
-        return {}  # whether it is a model, its player finds out
-    try:
-        config = TrainConfig.from_json(read_state(checkpoint)["config"])
-    except (CheckpointError, KeyError, TypeError) as error:
-        raise ValueError(f"policy={path!r} cannot be loaded: {error}") from error
-    tiny = config.suite == "haystack" and Path(config.model) == WEIGHTS
-    given = config.env or (ENV_OPTIONS if tiny else {})
-    known = inspect.signature(LongVideoQAEnv).parameters
-    settings = {name: given.get(name, known[name].default) for name in TRAINED}
-    return {"protocol": config.protocol, **settings}
-
-
-def departures(trained: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
-    """Say in which knobs a choice differs from what a checkpoint was trained with.
-
-    Shares of a frame budget are compared as the numbers that they come to.
-
-    Args:
-        trained: What ``trained_with`` returned.
-        chosen: The same knobs.
-
-    Raises:
-        ValueError: If the environment refuses one of them.
-    """
-    theirs, ours = _effective(trained), _effective(chosen)
-    return [f"{k}={ours[k]!r} (trained with {theirs[k]!r})" for k in ours if ours[k] != theirs[k]]
-
-
-def _effective(knobs: Mapping[str, Any]) -> dict[str, Any]:
-    env = LongVideoQAEnv(split="test", **{name: knobs[name] for name in TRAINED})
-    settings = env.settings
-    env.close()
-    return {"protocol": knobs["protocol"], **{name: settings[name] for name in TRAINED}}
-
-
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
 
 
-def _checkpoint(path: str) -> Path | None:
-    """Return the checkpoint at a path, ``None`` if what lies there is a model by itself."""
-    if not Path(path).is_dir():
-        return None
+def _load(
+    source: PolicySource, dtype: str, device: str | None, attention: str | None
+) -> MLLMPolicy:
     try:
-        return find(path)
-    except CheckpointError:
-        if (Path(path) / "config.json").is_file():  # runs have one too, but of their own kind
-            return None
-        raise
+        if source.kind == "checkpoint":
+            if dtype != "auto" or attention is not None:
+                raise ValueError(f"dtype={dtype!r} and attention={attention!r} are those of a "
+                                 "model; a checkpoint has its own")  # fmt: skip
+            return load_policy(source.path, device)
+        kind: Any = dtype if dtype == "auto" else getattr(torch, dtype)
+        return MLLMPolicy.from_pretrained(
+            source.path, dtype=kind, device=device, attention=attention
+        )
+    except (OSError, AttributeError, CheckpointError) as error:
+        raise ValueError(f"policy={source.path!r} cannot be loaded: {error}") from error

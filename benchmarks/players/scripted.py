@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from agents.scripted import Scripted, make_agent
+from agents.source import PolicySource
 from benchmarks.players.crew import Crew
 from benchmarks.players.player import (
     NUMERIC,
@@ -28,7 +29,7 @@ class ScriptedPlayer:
     """Plays a scripted agent in a thread pool of environments.
 
     Args:
-        name: One of ``agents.scripted.AGENTS``.
+        source: One of ``agents.scripted.AGENTS``.
         make_env: Makes an environment.
         seed: The agent is seeded by this and the key of the episode.
         concurrency: Threads; 0 for one a core.
@@ -42,7 +43,7 @@ class ScriptedPlayer:
 
     def __init__(
         self,
-        name: str,
+        source: str | PolicySource,
         make_env: MakeEnv,
         *,
         seed: int = 0,
@@ -52,6 +53,7 @@ class ScriptedPlayer:
         options = dict(options or {})
         if "seed" in options:
             raise ValueError(f"options={options} name a seed; episodes are seeded by their keys")
+        name = source.path if isinstance(source, PolicySource) else source
         make_agent(name, **options)
         self.policy: Mapping[str, Any] = {"kind": "scripted", "name": name, "options": options}
         self.seed = seed

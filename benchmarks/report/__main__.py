@@ -1,6 +1,6 @@
 """Reports: runs in; Markdown, CSV and a self-contained HTML page out.
 
-    python -m benchmarks.report runs/videomme-32 runs/videomme-64 --out report/
+    longvideo report runs/videomme-32 runs/videomme-64 --out report/
 
 Runs of one protocol share a section. Runs of different protocols are lined up only under the list
 of the knobs that differ, and published rows only beside runs of the benchmark they were published
@@ -18,11 +18,13 @@ from typing import Annotated
 
 import tyro
 
+from agents.command import parse
 from benchmarks.report.csv_tables import csv_tables
 from benchmarks.report.document import build
 from benchmarks.report.html_page import render_html
 from benchmarks.report.markdown import render_markdown
 from benchmarks.report.sections import make_sections, read_entries
+from gym_longvideo.command import as_command
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class ReportConfig:
             the benchmark's questions: 0 where its licence forbids passing them on.
     """
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
     out: Path
     examples: int = 3
 
@@ -91,16 +93,11 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@as_command
+def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit code."""
-    config = tyro.cli(
-        ReportConfig, prog="python -m benchmarks.report", description=__doc__, args=arguments
-    )
-    try:
-        written = write_report(config.runs, config.out, examples=config.examples)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    config = parse(ReportConfig, arguments, prog="longvideo report", description=__doc__)
+    written = write_report(config.runs, config.out, examples=config.examples)
     print(f"{written['report.html']} and {len(written) - 1} more files")
     return 0
 

@@ -10,9 +10,10 @@ for an environment on a suite that is loaded.
 from __future__ import annotations
 
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from typing import Any
 import gymnasium as gym
 
 import benchmarks
+from agents.command import parse
+from gym_longvideo.command import as_command
 
 
 @dataclass(frozen=True)
-class Arguments:
+class LoadingConfig:
     """Time the loading of a made-up Video-MME.
 
     Attributes:
@@ -83,15 +86,15 @@ def _median(call: Callable[[], Any], repeats: int) -> float:
     return statistics.median(seconds)
 
 
-def main() -> None:
+@as_command
+def main(arguments: Sequence[str]) -> int:
     """Measure and print."""
-    import tyro
-
-    arguments = tyro.cli(Arguments)
-    found = measure(arguments.rows, arguments.repeats)
+    config = parse(LoadingConfig, arguments, prog="longvideo speed loading", description=__doc__)
+    found = measure(config.rows, config.repeats)
     for name, seconds in found.items():
         print(f"{name:24s}{seconds:8.3f} s{seconds / found['pyarrow']:8.1f} x pyarrow")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,6 @@
 """Scale: what an iteration costs at the sizes of real models, on a GPU, phase by phase.
 
-    python -m benchmarks.speed.scale --size 3b --device cuda --json-file 3b.json
+    longvideo speed scale --size 3b --device cuda --json-file 3b.json
 
 Builds a Qwen2.5-VL of that size with random weights on the device, so nothing is downloaded, and
 plays the method's own sizes: 32 episodes of three turns, 32 frames of 128 tokens each. Time and
@@ -25,6 +25,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ import numpy as np
 import torch
 
 import gym_longvideo  # noqa: F401 - registers the ids
+from agents.command import parse
 from agents.config import Dtype
 from agents.model import tiny
 from agents.model.chat import Block, ChatCodec, ImageGrid
@@ -49,6 +51,7 @@ from agents.ppo import PPOLearner
 from agents.ppo_config import make_config
 from agents.rollout import Trajectory, Turn
 from gym_longvideo import checks
+from gym_longvideo.command import as_command
 from gym_longvideo.wrappers import TextProtocol
 
 
@@ -520,16 +523,16 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+@as_command
+def main(arguments: Sequence[str]) -> int:
     """Run from the command line."""
-    import tyro
-
-    config = tyro.cli(ScaleConfig, description=__doc__)
+    config = parse(ScaleConfig, arguments, prog="longvideo speed scale", description=__doc__)
     result = measure(config)
     print(table(result))
     if config.json_file is not None:
         config.json_file.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

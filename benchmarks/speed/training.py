@@ -1,6 +1,6 @@
 """How fast: our rollouts and updates against named rivals, on the same machine in the same run.
 
-    python -m benchmarks.speed.training
+    longvideo speed training
 
 Ratios, not seconds, are what to read: machines differ and are noisy. Each pair is run in turns and
 the medians are compared.
@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ import numpy as np
 import torch
 
 import gym_longvideo  # noqa: F401 - registers the ids
+from agents.command import parse
 from agents.model import tiny
 from agents.model.chat import Block
 from agents.model.decoding import DecodeSession
@@ -39,6 +41,7 @@ from agents.model.vision import patchify
 from agents.ppo import PPOLearner
 from agents.ppo_config import make_config
 from agents.rollout import Trajectory, Turn
+from gym_longvideo.command import as_command
 from gym_longvideo.wrappers import TextProtocol
 
 
@@ -362,18 +365,18 @@ def measure(config: SpeedConfig) -> dict[str, float]:
     return {**measure_rollout(script, config), **measure_update(script, config)}
 
 
-def main() -> None:
+@as_command
+def main(arguments: Sequence[str]) -> int:
     """Run from the command line."""
-    import tyro
-
-    config = tyro.cli(SpeedConfig, description=__doc__)
+    config = parse(SpeedConfig, arguments, prog="longvideo speed training", description=__doc__)
     result = measure(config)
     for name, value in result.items():
         unit = "x" if "_vs_" in name else ""
         print(f"{name:32s}{value:10.2f}{unit}")
     if config.json_file is not None:
         config.json_file.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,6 @@
 """How fast and how lean: ratios against other ways to get the same frames, measured in one run.
 
-``python -m benchmarks.speed.video [--quick] [--json FILE]`` makes hour-long 720p H.264 files (a
+``longvideo speed video [--quick] [--json FILE]`` makes hour-long 720p H.264 files (a
 minute is encoded, its packets are then repeated with shifted timestamps), and times
 
 * reset: opening the file and the first 16 of 128 pool frames at 224 pixels,
@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from gym_longvideo.command import Parser, as_command
 from gym_longvideo.video import FramePool, open_video
 
 HEIGHT, WIDTH, FPS = 720, 1280, 30
@@ -457,20 +458,22 @@ def compare(medians: Sequence[dict[str, float]]) -> dict[str, float | None]:
     return ratios
 
 
-def main() -> None:
+@as_command
+def main(arguments: Sequence[str]) -> int:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(prog="longvideo speed video", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--quick", action="store_true", help="10-minute files, fewer repeats")
     parser.add_argument("--directory", type=Path, default=Path("runs/speed"), help="for the files")
     parser.add_argument("--serve", choices=RUNS, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.serve:
-        return serve(arguments.serve)
-    quick = arguments.quick
+    chosen = parser.parse_args(arguments)
+    if chosen.serve:
+        serve(chosen.serve)
+        return 0
+    quick = chosen.quick
     minutes, unit_s, repeats = (10, 30, 3) if quick else (60, 60, 3)
     films = [
-        make_film(arguments.directory / f"{g}-{minutes}m.mp4", g, unit_s=unit_s, minutes=minutes)
+        make_film(chosen.directory / f"{g}-{minutes}m.mp4", g, unit_s=unit_s, minutes=minutes)
         for g in GROUPS
     ]
     with tqdm(
@@ -480,7 +483,7 @@ def main() -> None:
     found: dict[str, Any] = dict(compare(medians))
     peaks = [once("peak_memory", path=str(film)) for film in films]
     found["peak_rss_mb"] = max((p["mb"] for p in peaks if p), default=None)
-    small = make_film(arguments.directory / "small.mp4", "gop48", unit_s=10, minutes=1)
+    small = make_film(chosen.directory / "small.mp4", "gop48", unit_s=10, minutes=1)
     growth = once(
         "memory_growth", path=str(small), episodes=100 if quick else 500, files=10 if quick else 50
     )
@@ -492,9 +495,10 @@ def main() -> None:
     seconds = {film.stem: m for film, m in zip(films, medians, strict=True)}
     for key, value in found.items():
         print(f"{key:40s} {'absent' if value is None else format(value, '.2f')}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found | {"median_seconds": seconds}, indent=2) + "\n")
+    if chosen.json:
+        chosen.json.write_text(json.dumps(found | {"median_seconds": seconds}, indent=2) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

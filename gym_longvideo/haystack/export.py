@@ -1,6 +1,6 @@
 """Export: a haystack suite as real H.264 files with an annotation, for the very same tasks.
 
-``python -m gym_longvideo.haystack.export DIR --tasks 32 --minutes 60``
+``longvideo export DIR --tasks 32 --minutes 60``
 
 A frame of the file is drawn at the moment at which it starts to be shown. Annotated times are those
 of the file: moved to the first frame that shows the change, at most ``1 / fps`` later than in the
@@ -10,11 +10,12 @@ tasks that were read back.
 
 from __future__ import annotations
 
-import argparse
+import inspect
 import json
 import math
 import os
 import string
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from fractions import Fraction
@@ -26,6 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gym_longvideo import checks
+from gym_longvideo.command import Parser, as_command
 from gym_longvideo.haystack.oracle import Span
 from gym_longvideo.haystack.suite import SPLIT_SIZES, HaystackSuite
 from gym_longvideo.haystack.video import HaystackVideo
@@ -216,19 +218,18 @@ def _write(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m gym_longvideo.haystack.export", description=(__doc__ or "").split("\n\n")[0]
-    )
+@as_command
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return the exit code."""
+    parser = Parser(prog="longvideo export", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("directory", type=Path, help="where to write")
-    parser.add_argument("--tasks", type=int, default=32, help="number of tasks (32)")
-    parser.add_argument("--minutes", type=float, default=60.0, help="length of a video (60)")
-    parser.add_argument("--split", default="test", choices=SPLIT_SIZES, help="split (test)")
-    parser.add_argument("--families", default="all", help="families, comma separated (all)")
+    parser.add_argument("--tasks", type=int, default=32, help="number of tasks")
+    parser.add_argument("--minutes", type=float, default=60.0, help="length of a video")
+    parser.add_argument("--split", default="test", choices=SPLIT_SIZES, help="split")
+    parser.add_argument("--families", default="all", help="families, comma separated")
     parser.add_argument("--fps", type=int, help="frames per second (so that needles last 4 frames)")
-    parser.add_argument("--size", type=int, default=224, help="height and width in pixels (224)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the suite (0)")
+    parser.add_argument("--size", type=int, default=224, help="height and width in pixels")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the suite")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="files at a time")
     parser.add_argument(
         "--knob",
@@ -238,28 +239,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="any other setting of HaystackSuite, such as --knob similarity=0.5; repeatable",
     )
     chosen = parser.parse_args(arguments)
-    try:
-        families = chosen.families if chosen.families == "all" else chosen.families.split(",")
-        suite = HaystackSuite(
-            chosen.split,
-            families=families,
-            size=max(chosen.tasks, SPLIT_SIZES[chosen.split]),
-            duration_s=chosen.minutes * 60,
-            seed=chosen.seed,
-            **dict(_knob(text) for text in chosen.knob),
-        )
-        annotation = export_suite(
-            suite,
-            chosen.directory,
-            tasks=chosen.tasks,
-            fps=chosen.fps,
-            size=(chosen.size, chosen.size),
-            workers=chosen.workers,
-            progress=True,
-        )
-    except (ValueError, TypeError) as error:
-        parser.error(str(error))
+    families = chosen.families if chosen.families == "all" else chosen.families.split(",")
+    knobs = dict(_knob(text) for text in chosen.knob)
+    checks.names("--knob: HaystackSuite", knobs, inspect.signature(HaystackSuite).parameters)
+    suite = HaystackSuite(
+        chosen.split,
+        families=families,
+        size=max(chosen.tasks, SPLIT_SIZES[chosen.split]),
+        duration_s=chosen.minutes * 60,
+        seed=chosen.seed,
+        **knobs,
+    )
+    annotation = export_suite(
+        suite,
+        chosen.directory,
+        tasks=chosen.tasks,
+        fps=chosen.fps,
+        size=(chosen.size, chosen.size),
+        workers=chosen.workers,
+        progress=True,
+    )
     print(annotation)
+    return 0
 
 
 def _knob(text: str) -> tuple[str, Any]:
@@ -273,4 +274,4 @@ def _knob(text: str) -> tuple[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

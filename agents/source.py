@@ -1,0 +1,247 @@
+"""PolicySource: what a policy's name means, found out once, before anything is loaded.
+
+A directory of a policy holds ``longvideo.json``: the settings it was made for. Whoever plays it,
+goes on with it or serves it sees what it has learned to see. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from agents.scripted import AGENTS
+from gym_longvideo import checks
+from gym_longvideo.settings import EpisodeSettings
+
+Kind = Literal["scripted", "checkpoint", "model", "hub", "endpoint"]
+TINY = "tiny"  # the name of the policy that is shipped
+WEIGHTS = Path(__file__).parent / "weights" / TINY
+MADE_FOR = "longvideo.json"
+_FORMAT = 1  # of that file
+FORMAT = 1  # of a checkpoint
+STATE, LATEST = "state.json", "latest"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+\Z")
+EPISODE_SETTINGS = tuple(each.name for each in fields(EpisodeSettings))
+
+
+class CheckpointError(Exception):
+    """A checkpoint could not be written, read, or does not belong here."""
+
+
+@dataclass(frozen=True)
+class MadeFor:
+    """What a policy was made for.
+
+    Attributes:
+        protocol: Text protocol it speaks.
+        settings: What it sees and may do.
+        max_new_tokens: Longest reply it was trained on; None if nothing was sampled.
+        history: Earlier turns in its context; None for all.
+        suite: Suite that it was trained on.
+        suite_options: Keyword arguments of that suite.
+    """
+
+    protocol: str = "tags"
+    settings: EpisodeSettings = field(default_factory=EpisodeSettings)
+    max_new_tokens: int | None = None
+    history: int | None = None
+    suite: str = ""
+    suite_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def write(self, directory: str | Path) -> None:
+        """Write ``longvideo.json`` beside the weights."""
+        text = json.dumps({"format": _FORMAT, **asdict(self)}, indent=2)
+        (Path(directory) / MADE_FOR).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, directory: str | Path) -> MadeFor | None:
+        """Return what ``write`` wrote, or None if there is no such file.
+
+        Raises:
+            ValueError: If the file is of another format, or holds something that is not allowed.
+        """
+        path = Path(directory) / MADE_FOR
+        if not path.is_file():
+            return None
+        try:
+            given = json.loads(path.read_text(encoding="utf-8"))
+            if (found := given.pop("format", None)) != _FORMAT:
+                raise ValueError(f"it has format {found!r}; this version reads {_FORMAT}")
+            checks.names("it", given, [each.name for each in fields(cls)])
+            checks.names("settings", given["settings"], EPISODE_SETTINGS)
+            return cls(**{**given, "settings": EpisodeSettings(**given["settings"])})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+
+    def departures(self, protocol: str, settings: EpisodeSettings) -> list[str]:
+        """Say in which settings a choice differs from this one.
+
+        Shares of a frame budget are compared as the numbers that they come to.
+        """
+        ours = {"protocol": protocol, **EpisodeSettings.resolved(settings)}
+        theirs = {"protocol": self.protocol, **self.settings.resolved()}
+        return [
+            f"{name}={ours[name]!r} (trained with {theirs[name]!r})"
+            for name in ours
+            if ours[name] != theirs[name]
+        ]
+
+
+@dataclass(frozen=True)
+class PolicySource:
+    """Where a policy comes from.
+
+    Attributes:
+        kind: "scripted", "checkpoint" (of ``agents.train``), "model" (a directory), "hub", or
+            "endpoint" (an OpenAI-compatible server).
+        name: What cards and tables call it.
+        path: Name of the scripted agent; directory of the checkpoint or model; hub id; base URL.
+        made_for: What it was made for, if it says so.
+        given: What it was called.
+    """
+
+    kind: Kind
+    name: str
+    path: str
+    made_for: MadeFor | None = None
+    given: str = ""
+
+    @classmethod
+    def of(cls, policy: str | Path | PolicySource) -> PolicySource:
+        """Find out what a policy's name means.
+
+        Args:
+            policy: A scripted agent; "tiny", the model that is shipped; a directory of a run of
+                ``agents.train``, of one of its checkpoints, or of a model; a hub id; the base URL
+                of an endpoint; or what this returned before.
+
+        Raises:
+            ValueError: If it is none of these, or its settings cannot be read.
+        """
+        if isinstance(policy, PolicySource):
+            return policy
+        text = str(policy)
+        if text in AGENTS:
+            return cls("scripted", text, text, given=text)
+        if text.startswith(("http://", "https://")):
+            return cls("endpoint", text, text, given=text)
+        path = _shipped(text)
+        if path.is_dir():
+            return replace(_directory(path), given=text)
+        # What looks like a hub id beside a directory of that name is a path with a slip in it.
+        beside = path.parent.is_dir() or path.parts[:1] == ("runs",)
+        if _HUB_ID.match(text) and not beside:
+            return cls("hub", text, text, given=text)
+        what = f"no directory {text}" if _like_a_path(text) else f"policy={text!r} is unknown"
+        raise ValueError(
+            f"{what}; use one of {list(AGENTS)}, {TINY!r} (the model that is shipped), the "
+            "directory of a run or a model, a hub id (Qwen/Qwen2.5-VL-3B-Instruct), or the URL of "
+            "an endpoint (http://host:8000/v1)"
+        )
+
+
+def _shipped(text: str) -> Path:
+    """Return a path; one of the shipped weights in another checkout is the one in this."""
+    path = Path(text)
+    if text == TINY or (not path.exists() and path.parts[-3:] == ("agents", "weights", TINY)):
+        return WEIGHTS
+    return path
+
+
+def _like_a_path(text: str) -> bool:
+    return "/" in text or text.startswith((".", "~"))
+
+
+def _directory(path: Path) -> PolicySource:
+    try:
+        checkpoint = find(path)
+    except CheckpointError as error:
+        if _is_model(path):
+            return PolicySource("model", path.resolve().name, str(path), MadeFor.read(path))
+        raise ValueError(f"policy={str(path)!r} cannot be loaded: {error}") from error
+    try:
+        made_for = MadeFor.read(checkpoint / "policy") or _of_state(read_state(checkpoint))
+    except (CheckpointError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"policy={str(path)!r} cannot be loaded: {error}") from error
+    return PolicySource("checkpoint", path.resolve().name, str(checkpoint), made_for)
+
+
+def _is_model(path: Path) -> bool:
+    """Return whether a directory holds a model; runs have a config.json too, of their own kind."""
+    try:
+        return "model_type" in json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _of_state(state: Mapping[str, Any]) -> MadeFor:
+    """Return what a checkpoint of a version that wrote no ``longvideo.json`` was made for."""
+    config = state["config"]
+    needed = ("model", "suite", "suite_options", "env", "protocol", "max_new_tokens", "ppo")
+    if absent := [name for name in needed if name not in config]:
+        raise ValueError(f"its configuration has no {absent}, only {sorted(config)}")
+    shipped = _shipped(config["model"]) == WEIGHTS and config["suite"] == "haystack"
+    own = MadeFor.read(WEIGHTS) if shipped and not config["env"] else None
+    given = {name: value for name, value in config["env"].items() if name in EPISODE_SETTINGS}
+    return MadeFor(
+        protocol=config["protocol"],
+        settings=own.settings if own else EpisodeSettings(**given),
+        max_new_tokens=config["max_new_tokens"],
+        history=config["ppo"]["history"],
+        suite=config["suite"],
+        suite_options=config["suite_options"] or (own.suite_options if own else {}),
+    )
+
+
+def latest(directory: Path) -> Path | None:
+    """Return the checkpoint of a run that ``latest`` points to, or else the newest complete one."""
+    paths = checkpoints(directory)
+    if (directory / LATEST).is_file():
+        paths.append(directory / (directory / LATEST).read_text().strip())
+    return next((path for path in reversed(paths) if (path / STATE).is_file()), None)
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """Return the checkpoints of a run, complete or not, the oldest first."""
+    return sorted(directory.glob("checkpoint-" + "[0-9]" * 6))
+
+
+def find(path: str | Path) -> Path:
+    """Return the checkpoint at a path, which may be a run's directory.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    path = Path(path)
+    if (path / STATE).is_file():
+        return path
+    found = latest(path)
+    if found is None:
+        raise CheckpointError(
+            f"{path} is no checkpoint, and no run that has one; pass the directory of a run, or "
+            "one named checkpoint-..."
+        )
+    return found
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return ``state.json`` of a checkpoint.
+
+    Raises:
+        CheckpointError: If this version of the library cannot read it.
+    """
+    try:
+        state = json.loads((path / STATE).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        found = state if isinstance(state, dict) else {}
+        raise CheckpointError(
+            f"checkpoint {path} has format {found.get('format')!r}, written by gym-longvideo "
+            f"{found.get('library')}; this version reads {FORMAT}"
+        )
+    return state

@@ -1,0 +1,82 @@
+"""One command line: ``longvideo COMMAND ...``.
+
+It finds the module of a command by its name and imports nothing else, so that the commands of this
+package work where torch is not installed, and those of the others say what they need.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gym_longvideo import checks
+from gym_longvideo.command import fail
+
+
+class Command(NamedTuple):
+    """Where a command lives, the extra it needs ("" for none), and what it does."""
+
+    module: str
+    extra: str
+    help: str
+
+
+COMMANDS = {
+    "train": Command("agents.train", "agents", "train a policy with multi-turn PPO"),
+    "evaluate": Command("benchmarks.evaluate", "benchmarks", "play a suite with a policy"),
+    "rescore": Command("benchmarks.rescore", "benchmarks", "score a run again, without playing"),
+    "compare": Command("benchmarks.compare", "benchmarks", "compare two runs by question"),
+    "report": Command("benchmarks.report.__main__", "benchmarks", "write a report of runs"),
+    "validate": Command("benchmarks.validate", "benchmarks", "check a benchmark on disk"),
+    "suites": Command("benchmarks.suites", "benchmarks", "list the benchmarks, and what is found"),
+    "submission": Command("benchmarks.submission", "benchmarks", "make EgoSchema's submission"),
+    "probe": Command("gym_longvideo.probes", "", "probe a reward for hacks"),
+    "export": Command("gym_longvideo.haystack.export", "", "write haystack videos to files"),
+    "speed video": Command("benchmarks.speed.video", "dev", "time decoding against rivals"),
+    "speed loading": Command("benchmarks.speed.loading", "benchmarks", "time annotation loading"),
+    "speed training": Command("benchmarks.speed.training", "agents", "time rollouts and updates"),
+    "speed scale": Command("benchmarks.speed.scale", "agents", "time an iteration at real sizes"),
+}
+OURS = ("gym_longvideo", "agents", "benchmarks")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code, 2 for an unknown one or one that lacks its extra."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    count = 2 if words[0] == "speed" and words[1:2] not in ([], ["-h"], ["--help"]) else 1
+    name = " ".join(words[:count])
+    if name == "speed":
+        print(usage("speed "))
+        return 0
+    if name not in COMMANDS:
+        return fail(f"there is no command {name!r}{checks.instead(name, COMMANDS)}")
+    command = COMMANDS[name]
+    try:
+        run = importlib.import_module(command.module).main
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in OURS and missing != command.module.partition(".")[0]:
+            raise
+        extra = f"[{command.extra}]" if command.extra else ""
+        return fail(
+            f"longvideo {name} needs {missing}, which is not installed: "
+            f'pip install "gym-longvideo{extra}"'
+        )
+    return run(words[count:])
+
+
+def usage(start: str = "") -> str:
+    """Return the commands whose names start so, with what they do."""
+    shown = {name: command for name, command in COMMANDS.items() if name.startswith(start)}
+    lines = [f"  {name:16s}{command.help}" for name, command in shown.items()]
+    more = "longvideo COMMAND --help says more."
+    return "\n".join([f"usage: longvideo {start}COMMAND ...", "", *lines, "", more])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
