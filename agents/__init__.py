@@ -5,6 +5,7 @@ In reading order; the first part tells the method, the rest is what it stands on
 The path of a training run:
 
     train.py          the command line: ``python -m agents.train``
+    command.py        options from a dataclass, configurations from a file, errors in a line
     config.py         TrainConfig: everything that a run depends on
     trainer.py        Trainer: collect, learn, log; evaluate and save now and then
     rollout.py        Turn, Trajectory, RolloutCollector: dialogues with many environments at once
@@ -30,6 +31,7 @@ What a run leaves behind:
 
 Beside it:
 
+    source.py         PolicySource: what a policy's name means, and what the policy was made for
     scripted.py       random, uniform, bisecting and oracle agents: baselines and upper bounds
     sb3.py            a feature extractor for Stable-Baselines3; a trained model as an agent
 """

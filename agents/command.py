@@ -68,13 +68,14 @@ def parse(
         default = from_json(kind, given)
     text = f"{(description or '').rstrip()}\n\n{_CONFIG}"
     options: dict[str, Any] = {} if default is None else {"default": default}
+    required = (tyro.conf.PositionalRequiredArgs,) if positional else ()
     with _errors_as_lines(), _wide(words):
         return tyro.cli(
             kind,
             args=words,
             prog=prog,
             description=text,
-            config=(tyro.conf.PositionalRequiredArgs,) if positional else (),
+            config=(tyro.conf.PositionalMetavarFromFieldName, *required),
             registry=_REGISTRY,
             **options,
         )

@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.registry import find_dataset, load_suite
 from benchmarks.suite import BenchmarkSuite
+from gym_longvideo import checks
 from gym_longvideo.command import as_command
 from gym_longvideo.task import Task
 from gym_longvideo.video import open_video
@@ -55,6 +56,10 @@ class ValidateConfig:
     workers: int = 4
     timeout_s: float = 60.0
     json: Path | None = None
+
+    def __post_init__(self) -> None:
+        checks.whole("workers", self.workers, 1)
+        checks.number("timeout_s", self.timeout_s, above=0, unit="seconds")
 
 
 def inspect(suite: BenchmarkSuite) -> dict[str, Any]:
@@ -166,8 +171,6 @@ def validate(arguments: ValidateConfig) -> dict[str, Any]:
     Raises:
         ValueError, OSError, ImportError: If there is no annotation, or none that can be used.
     """
-    if arguments.workers < 1:
-        raise ValueError(f"workers={arguments.workers} must be at least 1")
     suite = load_suite(
         arguments.name,
         split=arguments.split,

@@ -225,8 +225,8 @@ def test_the_command_writes_elsewhere_and_changes_nothing(tmp_path, monkeypatch,
     assert json.loads(out.read_text())["scorer"] == "rescored: reward ungated"
     inside = tmp_path / "run" / "summary.json"
     monkeypatch.setattr(sys, "argv", [*command, "--out", str(inside)])
-    with pytest.raises(SystemExit, match="lies in the run itself"):
-        main()
+    assert main() == 2
+    assert "lies in the run itself" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
@@ -256,7 +256,7 @@ def spoken_run(directory):
 
 def rescore_command(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["rescore", *map(str, arguments)])
-    main()
+    return main()
 
 
 def test_a_rescored_run_is_a_run(tmp_path, monkeypatch):
@@ -326,18 +326,19 @@ def test_two_rewards_of_one_run_are_compared_across_scorer_and_reward(tmp_path, 
     assert [made.total_reward for made in b.records] == [1.0, 0.0]
 
 
-def test_a_directory_with_something_in_it_is_never_written_to(tmp_path, monkeypatch):
+def test_a_directory_with_something_in_it_is_never_written_to(tmp_path, monkeypatch, capsys):
     original = spoken_run(tmp_path / "run")
     out = tmp_path / "other"
     out.mkdir()
     rescore_command(monkeypatch, original, "--reward", "accuracy", "--out", out)  # empty: fine
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(SystemExit, match=r"other is not empty; name a new directory"):
-        rescore_command(monkeypatch, original, "--reward", "ungated", "--out", out)
+    assert rescore_command(monkeypatch, original, "--reward", "ungated", "--out", out) == 2
+    assert "other is not empty; name a new directory" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(SystemExit, match="file could not be written"):
-        rescore_command(monkeypatch, original, "--reward", "ungated", "--out", tmp_path / "file")
+    rescued = ("--reward", "ungated", "--out", tmp_path / "file")
+    assert rescore_command(monkeypatch, original, *rescued) == 2
+    assert "file could not be written" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
 
 

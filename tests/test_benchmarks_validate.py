@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import benchmarks
-from benchmarks.validate import Arguments, decode, defects, inspect, lines, main, validate
+from benchmarks.validate import ValidateConfig, decode, defects, inspect, lines, main, validate
 
 
 class _Hang:
@@ -147,14 +147,20 @@ def test_without_any_video_it_is_not_usable_and_says_what_to_do(tmp_path, capsys
         (["mlvu", "--root", "{}"], "no annotation of MLVU"),
         (["mlvu", "--root", "{}", "--split", "train"], "no split 'train'"),
         (["jsonl", "--root", "{}"], "none of 1 rows is usable"),
-        (["jsonl", "--root", "{}", "--workers", "0"], "workers=0 must be at least 1"),
+        (
+            ["jsonl", "--root", "{}", "--workers", "0"],
+            "workers=0 must be a whole number, 1 or more",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_said_in_a_line(tmp_path, capsys, arguments, message):
     write(tmp_path, row(question=""))
-    assert main([each.format(tmp_path) for each in arguments]) == 1
+    code = main([each.format(tmp_path) for each in arguments])
     said = capsys.readouterr().err
-    assert "NOT USABLE" in said and message in said and "Traceback" not in said
+    # An argument that is not allowed says nothing about a benchmark.
+    wrong = "nothing" in arguments or "--workers" in arguments
+    assert (code, wrong) == ((2, True) if said.startswith("error: ") else (1, False))
+    assert ("NOT USABLE" in said) != wrong and message in said and "Traceback" not in said
 
 
 def test_empty_files_folders_and_links_out_of_the_root_are_no_videos(tmp_path):
@@ -167,7 +173,7 @@ def test_empty_files_folders_and_links_out_of_the_root_are_no_videos(tmp_path):
     (root / "dangling.mp4").symlink_to(tmp_path / "nowhere.mp4")
     names = ("empty", "folder", "link", "dangling")
     write(root, *(row(f"{name}.mp4") for name in names))
-    report = validate(Arguments("jsonl", root=root, decode=True))
+    report = validate(ValidateConfig("jsonl", root=root, decode=True))
     assert [os.path.basename(path) for path in report["empty"]] == [
         "empty.mp4",
         "folder.mp4",
@@ -176,7 +182,7 @@ def test_empty_files_folders_and_links_out_of_the_root_are_no_videos(tmp_path):
     assert [os.path.basename(path) for path in report["refused"]] == ["link.mp4", "dangling.mp4"]
     assert not report["usable"] and len(report["advice"]) == 2
     assert lines(report)[-3] == "NOT USABLE"
-    trusted = validate(Arguments("jsonl", root=root, decode=True, allow_outside=True))
+    trusted = validate(ValidateConfig("jsonl", root=root, decode=True, allow_outside=True))
     assert trusted["usable"] and trusted["decoded"] == 1
 
 
@@ -184,12 +190,12 @@ def test_a_file_that_is_no_video_costs_only_itself(tmp_path):
     video(tmp_path / "a.mp4")
     (tmp_path / "b.mp4").write_bytes(b"not a video" * 100)
     write(tmp_path, row(), row("b.mp4"))
-    report = validate(Arguments("jsonl", root=tmp_path, decode=True, workers=2))
+    report = validate(ValidateConfig("jsonl", root=tmp_path, decode=True, workers=2))
     assert report["usable"] and report["decoded"] == 1
     assert list(report["broken"]) == [str(tmp_path / "b.mp4")]
     assert "fetch the videos again" in " ".join(report["advice"])
     os.remove(tmp_path / "a.mp4")
-    report = validate(Arguments("jsonl", root=tmp_path, decode=True))
+    report = validate(ValidateConfig("jsonl", root=tmp_path, decode=True))
     assert not report["usable"] and report["decoded"] == 0
 
 

@@ -230,7 +230,7 @@ def test_the_command_line_exits_by_what_it_found(capsys):
         (["--reward", "{penalty: 1}"], "is no JSON"),
         (["--families", "hay"], "'hay' is unknown"),
         (["--budget", "30"], "frame_budget=30 cannot be split"),
-        (["--turns", "0"], "must be 1 or more"),
+        (["--turns", "0"], "--turns=0 must be a whole number, 1 or more"),
         (["--tasks", "0"], "size=0"),
     ],
 )
