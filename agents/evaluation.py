@@ -1,4 +1,4 @@
-"""Evaluation: what episodes say about a policy, and greedy episodes on a held-out split.
+"""Evaluation: what episodes say about a policy, whoever played them.
 
 Returns are those that the environment pays, without the learner's bonus.
 Episodes that the machinery ended are faults, and left out of every mean.
@@ -7,15 +7,21 @@ Episodes that the machinery ended are faults, and left out of every mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
+import gymnasium as gym
 import numpy as np
 
 from agents.confidence import wilson
-from agents.model.sampling import Sampling, greedy
-from agents.parallel import Processes
-from agents.rollout import RolloutCollector, Trajectory
+from agents.scripted import Agent
+from gym_longvideo.env import LongVideoQAEnv
+
+if TYPE_CHECKING:  # scripted agents are evaluated without torch
+    from agents.parallel import Processes
+
+NumericPolicy = Callable[[LongVideoQAEnv, dict[str, np.ndarray]], Any]
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Evaluation:
         frames: Mean frames shown in an episode.
         iou_gain: Mean of the best IoU minus that of the overview, where relevance is annotated.
         mean_return: Mean return, as the environment pays it.
-        reply_tokens: Mean tokens of a reply.
+        reply_tokens: Mean tokens of a reply; 0 for what plays without words.
         episodes: Episodes that count.
         faults: Episodes that broke, and videos that could not be opened.
     """
@@ -54,6 +60,21 @@ class Evaluation:
     episodes: int
     faults: int
 
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """The interval of the accuracy."""
+        return self.accuracy_low, self.accuracy_high
+
+
+class Counted(Protocol):
+    """An episode that says what there is to count in it, as ``agents.rollout.Trajectory``."""
+
+    infra_error: str
+
+    def counts(self) -> dict[str, Any]:
+        """Return the arguments of ``Tally.count``."""
+        ...
+
 
 class Tally:
     """Sums over episodes, from which an ``Evaluation`` is made."""
@@ -61,28 +82,34 @@ class Tally:
     def __init__(self) -> None:
         self._sums = np.zeros(13)
 
-    def add(self, episodes: Sequence[Trajectory]) -> None:
+    def add(self, episodes: Iterable[Counted]) -> None:
         """Count episodes."""
-        for episode in episodes:
-            if episode.infra_error:
+        for each in episodes:
+            if each.infra_error:
                 self.fault()
-                continue
-            judged = not math.isnan(episode.iou_gain)
-            turns = episode.turns
-            self._sums[1:] += (
-                1,
-                episode.success,
-                episode.lenient_success,
-                episode.frames_shown,
-                sum(turn.reward for turn in episode.turns),
-                judged,
-                episode.iou_gain if judged else 0.0,
-                len(turns),
-                sum(turn.retrieved for turn in turns),
-                sum(bool(turn.malformed) for turn in turns),
-                sum(turn.reply.truncated for turn in turns),
-                sum(len(turn.reply.ids) for turn in turns),
-            )
+            else:
+                self.count(**each.counts())
+
+    def count(
+        self,
+        *,
+        success: bool,
+        lenient_success: bool,
+        frames: int,
+        earned: float,
+        iou_gain: float,
+        turns: int,
+        retrieved: int,
+        malformed: int,
+        truncated: int = 0,
+        tokens: int = 0,
+    ) -> None:
+        """Count an episode; ``turns`` and what follows are numbers of turns and tokens in it."""
+        judged = not math.isnan(iou_gain)
+        self._sums[1:] += (
+            1, success, lenient_success, frames, earned, judged, iou_gain if judged else 0.0,
+            turns, retrieved, malformed, truncated, tokens,
+        )  # fmt: skip
 
     def fault(self, count: int = 1) -> None:
         """Count tasks that could not be played."""
@@ -114,41 +141,47 @@ class Tally:
         )
 
 
-def play(
-    collector: RolloutCollector,
-    tasks: Sequence[int],
-    sampling: Sampling,
-    *,
-    spare: Sequence[int] = (),
-    keep: Callable[[Sequence[Trajectory]], object] | None = None,
-    progress: Callable[[int], object] | None = None,
-) -> Tally:
-    """Play tasks greedily, as many at once as there are environments, and tally them.
+def play_agent(env: gym.Env, policy: NumericPolicy, tasks: Iterable[int]) -> Evaluation:
+    """Play tasks with a function of the environment and its observation.
+
+    Scripted agents are seeded anew for every task, so that what they draw does not depend on the
+    tasks before it.
 
     Args:
-        collector: Over environments that nobody else uses.
+        env: LongVideoQA-v0, perhaps wrapped.
+        policy: Returns an action.
         tasks: Indices into the suite.
-        sampling: Limits of a reply.
-        spare: Tasks for those whose video cannot be opened, which count as faults; without any the
-            ``VideoError`` is raised.
-        keep: Given the episodes of each wave, which are then forgotten: frames are large.
-        progress: Given the number of episodes done since the last call.
     """
-    tally, wave = Tally(), len(collector.envs)
-    others, skipped = iter(spare), len(collector.skipped)
-    for start in range(0, len(tasks), wave):
-        episodes = collector.collect(
-            tasks[start : start + wave],
-            greedy(sampling),
-            replacement=others.__next__ if len(spare) else None,
-            upcoming=tasks[start + wave : start + 2 * wave],
-            progress=progress,
+    base = env.unwrapped
+    assert isinstance(base, LongVideoQAEnv)
+    tally = Tally()
+    for index in tasks:
+        observation, info = env.reset(options={"index": index})
+        if isinstance(policy, Agent):
+            policy.reset(index)
+        earned, over = 0.0, False
+        while not over:
+            action = policy(base, observation)
+            observation, reward, terminated, truncated, info = env.step(action)
+            over = terminated or truncated
+            earned += float(reward)
+        if info["infra_error"]:
+            tally.fault()
+            continue
+        episode = base.episode
+        assert episode is not None
+        done = [log.facts.op for log in episode.turns]
+        tally.count(
+            success=info["is_success"],
+            lenient_success=info["is_success"],
+            frames=info["frames_shown"],
+            earned=earned,
+            iou_gain=episode.best_iou - episode.initial_iou,
+            turns=len(done),
+            retrieved=done.count("retrieve"),
+            malformed=done.count("malformed"),
         )
-        tally.add(episodes)
-        if keep is not None:
-            keep(episodes)
-    tally.fault(len(collector.skipped) - skipped)
-    return tally
+    return tally.result()
 
 
 def evaluation_tasks(

@@ -34,13 +34,12 @@ import torch
 from tqdm import tqdm
 
 import gym_longvideo  # noqa: F401 - registers the ids
-from agents.evaluation import play
 from agents.model import tiny
 from agents.model.chat import Block, ChatCodec, ImageGrid
 from agents.model.policy import MLLMPolicy
 from agents.model.rows import Row, make_row, micro_batches
 from agents.model.sampling import Sampling
-from agents.rollout import RolloutCollector
+from agents.rollout import RolloutCollector, play
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.haystack import HaystackSuite
 from gym_longvideo.haystack.looks import LOOKS

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 
 from agents.curriculum import executed_retrieve
+from agents.evaluation import Tally
 from agents.model.chat import Block, ChatCodec, window
 from agents.model.decoding import DecodeSession
 from agents.model.policy import MLLMPolicy
 from agents.model.rows import Row
-from agents.model.sampling import Reply, Sampling
+from agents.model.sampling import Reply, Sampling, greedy
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.record import EpisodeRecord
 from gym_longvideo.video.errors import VideoError
@@ -116,6 +117,21 @@ class Trajectory:
     def episode_return(self) -> float:
         """What the episode earned, bonus included once the learner has paid it."""
         return sum(turn.earned for turn in self.turns)
+
+    def counts(self) -> dict[str, Any]:
+        """Return what an evaluation counts, see ``agents.evaluation.Tally``."""
+        return {
+            "success": self.success,
+            "lenient_success": self.lenient_success,
+            "frames": self.frames_shown,
+            "earned": sum(turn.reward for turn in self.turns),
+            "iou_gain": self.iou_gain,
+            "turns": len(self.turns),
+            "retrieved": sum(turn.retrieved for turn in self.turns),
+            "malformed": sum(bool(turn.malformed) for turn in self.turns),
+            "truncated": sum(turn.reply.truncated for turn in self.turns),
+            "tokens": sum(len(turn.reply.ids) for turn in self.turns),
+        }
 
     def rows(self, codec: ChatCodec, history: int | None) -> Iterator[list[Block]]:
         """Yield sequences that hold every reply exactly once, in the context it was sampled in.
@@ -362,6 +378,43 @@ class RolloutCollector:
         trajectory.lenient_success = 0 <= info["answer_index"] == info["lenient_choice"]
         if self.keep_records:
             trajectory.record, trajectory.played = base.record, base.episode
+
+
+def play(
+    collector: RolloutCollector,
+    tasks: Sequence[int],
+    sampling: Sampling,
+    *,
+    spare: Sequence[int] = (),
+    keep: Callable[[Sequence[Trajectory]], object] | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Tally:
+    """Play tasks greedily, as many at once as there are environments, and tally them.
+
+    Args:
+        collector: Over environments that nobody else uses.
+        tasks: Indices into the suite.
+        sampling: Limits of a reply.
+        spare: Tasks for those whose video cannot be opened, which count as faults; without any the
+            ``VideoError`` is raised.
+        keep: Given the trajectories of each wave, which are then forgotten: frames are large.
+        progress: Given the number of episodes done since the last call.
+    """
+    tally, wave = Tally(), len(collector.envs)
+    others, skipped = iter(spare), len(collector.skipped)
+    for start in range(0, len(tasks), wave):
+        trajectories = collector.collect(
+            tasks[start : start + wave],
+            greedy(sampling),
+            replacement=others.__next__ if len(spare) else None,
+            upcoming=tasks[start + wave : start + 2 * wave],
+            progress=progress,
+        )
+        tally.add(trajectories)
+        if keep is not None:
+            keep(trajectories)
+    tally.fault(len(collector.skipped) - skipped)
+    return tally
 
 
 _UNSAID = Reply(np.zeros(0, np.int64), np.zeros(0, np.float32), False)

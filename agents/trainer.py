@@ -21,14 +21,14 @@ import torch
 from agents.checkpoint import CheckpointError, Checkpoints, find, fingerprint_of, restore
 from agents.config import TrainConfig
 from agents.curriculum import RetrievalBonus
-from agents.evaluation import Evaluation, Tally, evaluation_tasks, play
+from agents.evaluation import Evaluation, Tally, evaluation_tasks
 from agents.interrupts import Interrupts, Stopped
 from agents.logbook import Logbook, Progress, run_directory
 from agents.metrics import of_learning, of_rollout
 from agents.model.policy import MLLMPolicy
 from agents.parallel import Processes
 from agents.ppo import PPOLearner
-from agents.rollout import RolloutCollector, TaskOrder, Trajectory
+from agents.rollout import RolloutCollector, TaskOrder, Trajectory, play
 from gym_longvideo.env import LongVideoQAEnv
 
 logger = logging.getLogger(__name__)

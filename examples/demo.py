@@ -16,7 +16,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,46 +25,13 @@ import torch
 
 import gym_longvideo  # noqa: F401 - registers the ids
 from agents.config import TrainConfig
-from agents.evaluation import Evaluation, evaluation_tasks, wilson
+from agents.evaluation import Evaluation, evaluation_tasks, play_agent
 from agents.model import tiny
 from agents.scripted import Agent, make_agent
 from agents.trainer import Trainer
 from gym_longvideo.env import LongVideoQAEnv
 
 SPLIT = "test"  # training draws from "train" and watches "val"
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of the table.
-
-    Attributes:
-        accuracy: Share of right answers.
-        ci95: Its Wilson interval.
-        retrieval_rate: Share of turns that retrieve.
-        turns: Mean turns of an episode.
-        frames: Mean frames shown in an episode.
-        episodes: Episodes run.
-    """
-
-    accuracy: float
-    ci95: tuple[float, float]
-    retrieval_rate: float
-    turns: float
-    frames: float
-    episodes: int
-
-    @classmethod
-    def of(cls, result: Evaluation) -> Line:
-        """Take from an evaluation what the table shows."""
-        return cls(
-            result.accuracy,
-            (result.accuracy_low, result.accuracy_high),
-            result.retrieval_rate,
-            result.turns,
-            result.frames,
-            result.episodes,
-        )
 
 
 def train_config(
@@ -85,32 +52,19 @@ def train_config(
     )
 
 
-def play_script(agent: Agent, episodes: int) -> Line:
+def play_script(agent: Agent, episodes: int) -> Evaluation:
     """Run a scripted agent on the tasks that the models are evaluated on."""
     env = gym.make(
         "LongVideoQA-v0", split=SPLIT, suite_options=tiny.SUITE_OPTIONS, **tiny.ENV_OPTIONS
     )
     base = env.unwrapped
     assert isinstance(base, LongVideoQAEnv)
-    right = retrieved = turns = frames = 0
-    tasks, _ = evaluation_tasks(len(base.suite), episodes)
-    for task in tasks:
-        observation, info = env.reset(options={"index": task})
-        agent.reset(task)
-        over = False
-        while not over:
-            observation, _, terminated, truncated, info = env.step(agent.act(base, observation))
-            over = terminated or truncated
-            retrieved += info["interval"] != (-1, -1)
-        right += info["is_success"]
-        turns += info["turns"]
-        frames += info["frames_shown"]
+    result = play_agent(env, agent, evaluation_tasks(len(base.suite), episodes)[0])
     env.close()
-    n = len(tasks)
-    return Line(right / n, wilson(right, n), retrieved / turns, turns / n, frames / n, n)
+    return result
 
 
-def table(lines: Mapping[str, Line]) -> str:
+def table(lines: Mapping[str, Evaluation]) -> str:
     """Return the table as text."""
     rows = [f"{'policy':10s}{'accuracy':>9s}  {'95 % interval':15s}{'retrieval rate':>15s}"
             f"{'turns':>7s}{'frames':>8s}"]  # fmt: skip
@@ -123,13 +77,13 @@ def table(lines: Mapping[str, Line]) -> str:
     return "\n".join(rows)
 
 
-def closed(lines: Mapping[str, Line]) -> float:
+def closed(lines: Mapping[str, Evaluation]) -> float:
     """Return the share of the gap between base and oracle that training closed."""
     gap = lines["oracle"].accuracy - lines["base"].accuracy
     return (lines["trained"].accuracy - lines["base"].accuracy) / gap if gap else math.nan
 
 
-def run(config: TrainConfig) -> tuple[dict[str, Line], Trainer]:
+def run(config: TrainConfig) -> tuple[dict[str, Evaluation], Trainer]:
     """Evaluate, train and evaluate again; return the table's lines and the trainer."""
     lines = {"random": play_script(make_agent("random"), config.eval_episodes)}
     trainer = Trainer(config)
@@ -145,7 +99,7 @@ def run(config: TrainConfig) -> tuple[dict[str, Line], Trainer]:
     trainer.evaluate = remember  # type: ignore[method-assign]
     last = trainer.run()
     if last is not None and first:
-        lines["base"], lines["trained"] = Line.of(first[0]), Line.of(last)
+        lines["base"], lines["trained"] = first[0], last
     lines["oracle"] = play_script(make_agent("oracle"), config.eval_episodes)
     return lines, trainer
 

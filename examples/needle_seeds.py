@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import gymnasium as gym
@@ -42,18 +43,18 @@ def main() -> None:
     for seed in range(args.seeds):
         model = train({**options, "split": "train"}, seconds=1e9, steps=args.steps, seed=seed)
         score = evaluate(env, sb3_policy(model), args.episodes)
-        gap, low, high = newcombe(score.success, score.ci95, rival.success, rival.ci95)
-        rows.append({"seed": seed, **score.to_dict(), "gap": gap, "gap_ci95": [low, high]})
+        gap, low, high = newcombe(score.accuracy, score.ci95, rival.accuracy, rival.ci95)
+        rows.append({"seed": seed, **asdict(score), "gap": gap, "gap_ci95": [low, high]})
         print(
-            f"seed {seed}: {score.success:.3f} ({score.ci95[0]:.3f} to {score.ci95[1]:.3f}), "
-            f"overview-only {rival.success:.3f}, "
+            f"seed {seed}: {score.accuracy:.3f} ({score.ci95[0]:.3f} to {score.ci95[1]:.3f}), "
+            f"overview-only {rival.accuracy:.3f}, "
             f"difference {gap:+.3f} ({low:+.3f} to {high:+.3f}), {score.turns:.2f} turns",
             flush=True,
         )
     won = sum(row["gap"] >= GOAL for row in rows)
-    print(f"{won} of {len(rows)} seeds ahead by {GOAL:.0%} of success or more")
+    print(f"{won} of {len(rows)} seeds ahead by {GOAL:.0%} of accuracy or more")
     if args.json:
-        summary = {"overview_only": rival.to_dict(), "steps": args.steps, "seeds": rows}
+        summary = {"overview_only": asdict(rival), "steps": args.steps, "seeds": rows}
         args.json.write_text(json.dumps(summary, indent=2) + "\n")
     raise SystemExit(won < len(rows))
 

@@ -176,7 +176,7 @@ def test_the_example_trains_on_files_and_compares(monkeypatch, capsys, tmp_path)
     monkeypatch.setattr(sys, "argv", ["train_sb3", *sizes, *out])
     importlib.import_module("examples.train_sb3").main()
     lines = capsys.readouterr().out.splitlines()[-5:]
-    assert lines[0].split() == ["policy", "success", "95", "%", "interval", "turns", "frames"]
+    assert lines[0].split() == ["policy", "accuracy", "95", "%", "interval", "turns", "frames"]
     assert [line.split()[0] for line in lines[1:]] == [
         "random",
         "overview-only",

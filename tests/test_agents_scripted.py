@@ -72,7 +72,7 @@ def play(env, agent, index=0):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_oracle_is_always_right(family, retrieval):
     score = evaluate(make(family, retrieval=retrieval), Oracle(), 32)
-    assert (score.success, score.episodes) == (1.0, 32)
+    assert (score.accuracy, score.episodes) == (1.0, 32)
     if family == "holistic":  # the overview answers it; a retrieval would be waste
         assert (score.turns, score.frames) == (1.0, 16.0)
 
@@ -97,7 +97,7 @@ def test_the_oracle_asks_for_no_more_frames_than_the_budget_still_allows():
     needle_s = 3 * 600 / 128  # three pool frames each, of which one is enough
     budget = {"frame_budget": 18, "overview_frames": 16, "frames_per_retrieval": 8}
     env = make(suite_options={"needle_s": needle_s}, **budget)
-    assert evaluate(env, Oracle(), 32).success == 1.0
+    assert evaluate(env, Oracle(), 32).accuracy == 1.0
     for index in range(32):
         actions, _ = play(env, Oracle(), index)
         assert all(end - start + 1 <= 2 for op, start, end, _ in actions if op == 0)
@@ -109,15 +109,15 @@ def test_the_oracle_follows_a_chain_one_card_at_a_time():
     assert 3 in lengths
     assert max(lengths) == 3
     # With two turns there is only one retrieval, and nobody can have seen both cards.
-    assert evaluate(make("chain", max_turns=2), Oracle(), 32).success < 0.8
+    assert evaluate(make("chain", max_turns=2), Oracle(), 32).accuracy < 0.8
 
 
 def test_where_the_pool_misses_the_needle_even_the_oracle_guesses_unless_it_may_look_between():
     tiny = {"needle_s": 1.0}  # the pool's frames are 4.7 s apart
     seen = evaluate(make(suite_options=tiny, size=128), Oracle(), 128)
     between = evaluate(make(suite_options=tiny, size=128, retrieval="timeline"), Oracle(), 128)
-    assert between.success == 1.0
-    assert seen.success < 0.6
+    assert between.accuracy == 1.0
+    assert seen.accuracy < 0.6
 
 
 def test_the_single_turn_agent_is_right_as_often_as_geometry_says():
@@ -134,7 +134,7 @@ def test_the_single_turn_agent_is_right_as_often_as_geometry_says():
     # 4 frames for needles of 36 s in 600 s.
     assert proved / 256 == pytest.approx(4 * 36 / 600, abs=0.08)
     spread = math.sqrt((256 - proved) * 0.25 * 0.75)
-    assert score.success * 256 == pytest.approx(proved + (256 - proved) / 4, abs=3 * spread)
+    assert score.accuracy * 256 == pytest.approx(proved + (256 - proved) / 4, abs=3 * spread)
 
 
 def test_bisecting_lies_between_a_single_turn_and_the_oracle():
@@ -144,7 +144,7 @@ def test_bisecting_lies_between_a_single_turn_and_the_oracle():
     )
     assert single.ci95[1] < blind.ci95[0]
     assert blind.ci95[1] < best.ci95[0]
-    assert best.success == 1.0
+    assert best.accuracy == 1.0
     assert 1.0 < blind.turns < 3.0
 
 
@@ -160,8 +160,8 @@ def test_bisecting_splits_the_longest_gap_and_then_the_next():
 
 def test_noise_makes_an_oracle_worse_step_by_step():
     env = needle()
-    aims = [evaluate(env, NoisyOracle(noise), 256).success for noise in (0, 6, 24)]
-    words = [evaluate(env, NoisyOracle(0, noise), 256).success for noise in (0.0, 0.5, 1.0)]
+    aims = [evaluate(env, NoisyOracle(noise), 256).accuracy for noise in (0, 6, 24)]
+    words = [evaluate(env, NoisyOracle(0, noise), 256).accuracy for noise in (0.0, 0.5, 1.0)]
     assert aims[0] == words[0] == 1.0
     assert aims[0] > aims[1] + 0.05 > aims[2] + 0.1
     assert words[1] == pytest.approx(1 - 0.5 * 0.75, abs=0.1)
@@ -347,14 +347,14 @@ def test_on_a_real_suite_nothing_is_proved_so_that_guessers_stay_at_chance():
     for agent, turns in ((UniformSingleTurn(), 1.0), (Bisect(), 3.0)):
         score = evaluate(env, agent, 400)
         assert score.turns == turns
-        assert score.success == pytest.approx(0.25, abs=0.065)
+        assert score.accuracy == pytest.approx(0.25, abs=0.065)
 
 
 def test_the_oracle_also_reads_the_secrets_of_exported_files(tmp_path):
     suite = HaystackSuite("val", families=("needle", "chain"), duration_s=60, size=4)
     path = export_suite(suite, tmp_path, size=(16, 16))
     env = gym.make(ID, suite=str(path), split="val", frame_size=8)
-    assert evaluate(env, Oracle(), 4).success == 1.0
+    assert evaluate(env, Oracle(), 4).accuracy == 1.0
     assert evaluate(env, Oracle(), 4).turns > 1.0
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from agents.evaluation import play
 from agents.model import tiny
 from agents.model.policy import MLLMPolicy
 from agents.model.sampling import Sampling
@@ -20,7 +19,7 @@ from agents.pretrain_tiny import (
     pretrain,
     schedule,
 )
-from agents.rollout import RolloutCollector
+from agents.rollout import RolloutCollector, play
 from gym_longvideo.wrappers import TextProtocol
 
 

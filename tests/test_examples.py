@@ -73,7 +73,7 @@ def test_custom_dataset_plays_the_real_videos(run, tmp_path):
 def test_train_sb3_trains_and_evaluates(run, algo):
     pytest.importorskip("sb3_contrib")
     sizes = ("--steps", 128, "--n-envs", 4, "--n-steps", 32, "--episodes", 4)
-    assert "success" in run("train_sb3", "--algo", algo, *sizes)
+    assert "accuracy" in run("train_sb3", "--algo", algo, *sizes)
 
 
 def test_cleanrl_ppo_trains(run, tmp_path):
@@ -125,10 +125,11 @@ def test_demo_writes_the_table_it_prints(run, tmp_path):
 
 def test_seeds_of_the_demo_are_judged_by_interval_and_by_the_gap_closed():
     pytest.importorskip("transformers")
-    from examples.demo import Line, closed
+    from agents.evaluation import Tally
+    from examples.demo import closed
     from examples.demo_seeds import verdict
 
-    line = Line(0.4, (0.3, 0.5), 0.0, 1.0, 8.0, 100)
+    line = replace(Tally().result(), accuracy=0.4)
     lines = {"base": line, "trained": replace(line, accuracy=0.7)}
     lines["oracle"] = replace(line, accuracy=1.0)
     assert closed(lines) == pytest.approx(0.5)
