@@ -184,10 +184,18 @@ def load_weights(path: Path, policy: MLLMPolicy) -> None:
     policy.encoder.clear()
 
 
-def load_policy(path: str | Path, device: Any = None) -> MLLMPolicy:
-    """Load the policy of a checkpoint, adapters included, as it was trained."""
+def load_policy(
+    path: str | Path, device: Any = None, frame_size: tuple[int, int] | None = None
+) -> MLLMPolicy:
+    """Load the policy of a checkpoint, adapters included, as it was trained.
+
+    Args:
+        path: Of the checkpoint, or of its run.
+        device: Where to; the GPU if there is one, by default.
+        frame_size: Height and width of the frames it will see, in pixels, if known.
+    """
     found = find(path)
-    policy = config_of(found).load_policy(device)
+    policy = config_of(found).load_policy(device, frame_size)
     load_weights(found, policy)
     return policy
 

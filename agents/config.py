@@ -20,6 +20,9 @@ from agents.model.sampling import Sampling
 from agents.ppo_config import PRESETS, PPOConfig
 from agents.source import EPISODE_SETTINGS, TINY, MadeFor, PolicySource
 from gym_longvideo import checks
+from gym_longvideo.env import SETTINGS
+from gym_longvideo.protocol import make_protocol
+from gym_longvideo.rewards import make_reward
 from gym_longvideo.settings import EpisodeSettings
 from gym_longvideo.suite import named_split
 from gym_longvideo.wrappers import TextProtocol
@@ -129,6 +132,9 @@ class TrainConfig:
                 "lora_rank=64, or ppo.critic='head' or 'model'"
             )
         RetrievalBonus(self.bonus_stages, self.bonus_patience)
+        checks.names(f"env={self.env}: the environment", self.env, SETTINGS)
+        make_reward(self.env.get("reward", self.reward))
+        make_protocol(self.protocol)
 
     @property
     def lora(self) -> LoRA | None:
@@ -213,8 +219,16 @@ class TrainConfig:
         )
         return TextProtocol(env, self.protocol)
 
-    def load_policy(self, device: Any = None) -> MLLMPolicy:
-        """Load the model as it is before training."""
+    def load_policy(
+        self, device: Any = None, frame_size: tuple[int, int] | None = None
+    ) -> MLLMPolicy:
+        """Load the model as it is before training.
+
+        Args:
+            device: Where to; the GPU if there is one, by default.
+            frame_size: Height and width of the frames it will see, in pixels, if known.
+        """
+        self.source.check()
         dtype: str = self.dtype
         if dtype == "auto" and not self.lora_rank:
             dtype = "float32"  # bfloat16 weights do not move at these learning rates
@@ -222,6 +236,7 @@ class TrainConfig:
             self.source.path,
             dtype=dtype if dtype == "auto" else _torch_dtype(dtype),
             device=device,
+            frame_size=frame_size,
             lora=self.lora,
             train_vision=self.train_vision,
             checkpointing=self.checkpointing,

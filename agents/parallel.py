@@ -16,6 +16,24 @@ import torch
 import torch.distributed as dist
 
 
+def usable_device(name: str) -> torch.device:
+    """Return a device.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device={name!r} is unknown; use auto, cpu, cuda or cuda:1") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            found = f"there are {count}" if count else "PyTorch finds no GPU here"
+            raise ValueError(f"device={name!r}: {found}; use device='cpu', or 'auto'")
+    return device
+
+
 class Processes:
     """The processes of a run: this one and its peers.
 
@@ -26,6 +44,9 @@ class Processes:
         rank: Of this process.
         size: How many there are.
         device: Of this process.
+
+    Raises:
+        ValueError: If there is no such device here.
     """
 
     def __init__(self, device: str = "auto") -> None:
@@ -36,7 +57,7 @@ class Processes:
             device = "cuda" if torch.cuda.is_available() and not asked else "cpu"
         if device == "cuda":
             device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        self.device = torch.device(device)
+        self.device = usable_device(device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         if self.size > 1 and not dist.is_initialized():

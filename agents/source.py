@@ -143,6 +143,31 @@ class PolicySource:
             "an endpoint (http://host:8000/v1)"
         )
 
+    def check(self) -> None:
+        """Ask once whether a model of the hub can be had, before its many retries begin.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+        if self.kind != "hub":
+            return
+        import huggingface_hub
+
+        if isinstance(huggingface_hub.try_to_load_from_cache(self.path, "config.json"), str):
+            return
+        try:
+            there = huggingface_hub.file_exists(self.path, "config.json")
+        except Exception as error:  # each way of having no network has its own
+            raise ValueError(
+                f"model {self.path!r} is not in the local cache, and the hub cannot be reached "
+                f"({error}); give the directory of a model"
+            ) from error
+        if not there:
+            raise ValueError(
+                f"the hub has no model {self.path!r} with a config.json, or does not show it; see "
+                "to the id, or to your access token"
+            )
+
 
 def _shipped(text: str) -> Path:
     """Return a path; one of the shipped weights in another checkout is the one in this."""

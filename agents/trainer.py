@@ -29,7 +29,9 @@ from agents.model.policy import MLLMPolicy
 from agents.parallel import Processes
 from agents.ppo import PPOLearner
 from agents.rollout import RolloutCollector, TaskOrder, Trajectory, play
+from gym_longvideo.command import check_directory
 from gym_longvideo.env import LongVideoQAEnv
+from gym_longvideo.wrappers import TextProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +68,16 @@ class Trainer:
         self.share = config.share(self.processes.size)
         resumed = find(config.resume) if config.resume else None
         self.out = run_directory(config.out, resumed)
+        # What costs little comes first: a slip is told before a model is loaded.
+        splits = [config.split, *([config.eval_split] if config.eval_every else [])]
+        count = config.envs or self.share
+        envs = [[config.make_env(split) for _ in range(count)] for split in splits]
+        if self.processes.main:
+            check_directory(self.out)
         torch.manual_seed(config.seed)  # adapters and heads start alike in all processes
-        self.policy = policy or config.load_policy(self.processes.device)
+        frame_size = _base(envs[0][0]).frame_size
+        self.policy = policy or config.load_policy(self.processes.device, frame_size)
+        self.policy.codec.grid.tokens(*frame_size)  # or no frame can be read
         bonus = RetrievalBonus(config.bonus_stages, config.bonus_patience) if config.bonus else None
         self.learner = PPOLearner(
             self.policy, config.ppo, bonus=bonus, seed=config.seed, processes=self.processes
@@ -78,10 +88,11 @@ class Trainer:
         self.generator.manual_seed(
             int(np.random.SeedSequence([config.seed, rank]).generate_state(1)[0])
         )
-        self.collector = self._collector(config.split)
-        self.examiner = self._collector(config.eval_split) if config.eval_every else None
-        frame_size = _base(self.collector).frame_size
-        self.policy.codec.grid.tokens(*frame_size)  # or no frame can be read
+        collectors = [
+            self._collector(each, split) for each, split in zip(envs, splits, strict=True)
+        ]
+        self.collector = collectors[0]
+        self.examiner = collectors[1] if config.eval_every else None
         self.order = TaskOrder(_suite_size(self.collector), config.seed, rank, self.processes.size)
         self.pending: list[int] = []
         self.evaluation: Evaluation | None = None
@@ -295,8 +306,7 @@ class Trainer:
         self.step = self._saved = self.learner.step
         logger.info("resumed %s at step %d", path, self.step)
 
-    def _collector(self, split: str) -> RolloutCollector:
-        envs = [self.config.make_env(split) for _ in range(self.config.envs or self.share)]
+    def _collector(self, envs: list[TextProtocol], split: str) -> RolloutCollector:
         return RolloutCollector(
             envs,
             self.policy,
@@ -333,11 +343,11 @@ class Trainer:
         return count
 
 
-def _base(collector: RolloutCollector) -> LongVideoQAEnv:
-    base = collector.envs[0].unwrapped
+def _base(env: TextProtocol) -> LongVideoQAEnv:
+    base = env.unwrapped
     assert isinstance(base, LongVideoQAEnv)
     return base
 
 
 def _suite_size(collector: RolloutCollector) -> int:
-    return len(_base(collector).suite)
+    return len(_base(collector.envs[0]).suite)

@@ -38,7 +38,7 @@ from benchmarks.players.player import Job, MakeEnv, Player
 from benchmarks.registry import ENV_IDS
 from benchmarks.runs import SUMMARY, RunError, RunWriter, read_run, write_json
 from gym_longvideo import checks
-from gym_longvideo.command import Parser, as_command, fail, write_config
+from gym_longvideo.command import Parser, as_command, check_directory, fail, write_config
 from gym_longvideo.env import SETTINGS, LongVideoQAEnv
 from gym_longvideo.protocol import PROTOCOLS, example_turn, make_protocol
 from gym_longvideo.settings import EpisodeSettings
@@ -152,6 +152,9 @@ def evaluate(
     env = {"seek": "exact", **env}
     settings = control_settings(control, env)
     _check_settings(settings)
+    make_protocol(protocol)
+    if out:
+        check_directory(out)
 
     def make_env() -> LongVideoQAEnv:
         return LongVideoQAEnv(suite=tasks, **settings)

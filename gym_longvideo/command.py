@@ -74,6 +74,25 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
+def check_directory(path: str | os.PathLike[str]) -> None:
+    """Try to write into the directory of a run, before anything slow; leave nothing behind.
+
+    Raises:
+        ValueError: If that is not possible, saying why.
+    """
+    directory = Path(path)
+    made = [each for each in (directory, *directory.parents) if not each.exists()]
+    probe = directory / ".probe.part"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+        for each in made:
+            each.rmdir()
+    except OSError as error:
+        raise ValueError(f"out={str(path)!r} cannot be written to: {error}") from None
+
+
 def write_config(directory: str | Path, values: Mapping[str, Any]) -> None:
     """Write ``config.json`` of a run, whole or not at all."""
     path = Path(directory) / CONFIG

@@ -140,6 +140,7 @@ class MLLMPolicy:
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
         attention: str | None = None,
+        frame_size: tuple[int, int] | None = None,
         **options: Any,
     ) -> MLLMPolicy:
         """Load a model from a directory or the hub.
@@ -149,7 +150,13 @@ class MLLMPolicy:
             dtype: "auto" is bfloat16 on a GPU and float32 on a CPU.
             device: The GPU if there is one, by default.
             attention: Of the language model: "sdpa" (default), "eager", "flash_attention_2".
+            frame_size: Height and width of frames in pixels that will be shown; what does not fit
+                the model is refused before its weights are read.
             **options: As the constructor takes them.
+
+        Raises:
+            ValueError: If it is no model of that kind, or frames do not fit it.
+            OSError: If there is none.
         """
         from transformers import AutoConfig, AutoModelForImageTextToText
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
@@ -173,6 +180,8 @@ class MLLMPolicy:
                 f"the image processor of {str(path)!r} cuts {cut}, the vision tower takes "
                 f"{codec.grid}; the files do not belong to one model"
             )
+        if frame_size is not None:
+            codec.grid.tokens(*frame_size)
         # Off the GPU the tower attends image by image, where eager is faster than sdpa.
         tower = "eager" if place.type == "cpu" else "sdpa"
         model: Any = AutoModelForImageTextToText.from_pretrained(

@@ -25,6 +25,7 @@ from agents.model.chat import Block
 from agents.model.decoding import DecodeSession
 from agents.model.policy import MLLMPolicy
 from agents.model.sampling import Reply, Sampling
+from agents.parallel import usable_device
 from agents.rollout import RolloutCollector, Trajectory
 from agents.source import CheckpointError, MadeFor, PolicySource
 from benchmarks.players.player import Job, MakeEnv, MeteredText, Played, describe, new_cost
@@ -70,15 +71,16 @@ class ModelPlayer:
         for name, value in (("concurrency", concurrency), ("max_new_tokens", max_new_tokens)):
             checks.whole(name, value, 0)
         source = PolicySource.of(source)
+        if device is not None:
+            usable_device(device)
+        first = make_env()
         made_for = source.made_for or MadeFor()
         history = made_for.history if history is None else history
-        self._model = _load(source, dtype, device, attention)
+        self._model = _load(source, first.frame_size, dtype, device, attention)
         self.protocol = protocol
         limit = max_new_tokens or made_for.max_new_tokens or MAX_NEW_TOKENS
         self._sampling = Sampling(greedy=True, max_new_tokens=limit)
         self._history = history
-        first = make_env()
-        self._model.codec.grid.tokens(*first.frame_size)  # raises if frames do not fit
         self._make_env, self._envs = make_env, [MeteredText(first, protocol)]
         self._count = concurrency or CONCURRENCY
         self._collector: RolloutCollector | None = None
@@ -276,17 +278,22 @@ def _digest(text: str) -> str:
 
 
 def _load(
-    source: PolicySource, dtype: str, device: str | None, attention: str | None
+    source: PolicySource,
+    frame_size: tuple[int, int],
+    dtype: str,
+    device: str | None,
+    attention: str | None,
 ) -> MLLMPolicy:
+    source.check()
     try:
         if source.kind == "checkpoint":
             if dtype != "auto" or attention is not None:
                 raise ValueError(f"dtype={dtype!r} and attention={attention!r} are those of a "
                                  "model; a checkpoint has its own")  # fmt: skip
-            return load_policy(source.path, device)
+            return load_policy(source.path, device, frame_size)
         kind: Any = dtype if dtype == "auto" else getattr(torch, dtype)
         return MLLMPolicy.from_pretrained(
-            source.path, dtype=kind, device=device, attention=attention
+            source.path, dtype=kind, device=device, attention=attention, frame_size=frame_size
         )
     except (OSError, AttributeError, CheckpointError) as error:
         raise ValueError(f"policy={source.path!r} cannot be loaded: {error}") from error
