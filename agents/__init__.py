@@ -8,8 +8,9 @@ The path of a training run:
     command.py        options from a dataclass, configurations from a file, errors in a line
     config.py         TrainConfig: everything that a run depends on
     trainer.py        Trainer: collect, learn, log; evaluate and save now and then
-    rollout.py        Turn, Trajectory, RolloutCollector: dialogues with many environments at once
+    rollout.py        Trajectory, RolloutCollector: dialogues with many environments at once
     ppo.py            PPOLearner: a batch of episodes in, better weights out
+    experience.py     a batch of episodes as tensors, from the dialogues to the advantages
     ppo_config.py     PPOConfig and the presets
     advantages.py     rewards on tokens, turn-aware GAE, whitening: pure
     losses.py         clipped policy and value losses, entropy, KL estimates: pure

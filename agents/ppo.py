@@ -5,7 +5,8 @@ there) and the retrieval bonus on the last token of each turn, the KL penalty on
 turn-aware GAE; whiten once; then a few clipped steps, critic first. Everything but the forward
 passes is in ``advantages``, ``losses`` and ``curriculum``.
 
-Tensors are (B, N): one row an episode, its response tokens in time order, right padded.
+Tensors are (B, N): one row an episode, its response tokens in time order, right padded; see
+``experience``.
 
 Source: Video-MTR, arXiv 2508.20478v2, section 3.3 and appendix A.5.
 """
@@ -16,7 +17,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from torch import nn
 
 from agents.advantages import token_rewards, turn_aware_gae, whiten
 from agents.curriculum import RetrievalBonus
+from agents.experience import Experience, Layout, Scored, lay_out
 from agents.losses import (
     clipped_policy_loss,
     clipped_value_loss,
@@ -35,40 +37,7 @@ from agents.model.policy import MLLMPolicy
 from agents.model.rows import Row, micro_batches
 from agents.parallel import Processes
 from agents.ppo_config import PPOConfig
-from agents.rollout import Trajectory, rows_of
-
-
-class Batch(NamedTuple):
-    """Episodes as tensors, (B, N) unless said otherwise.
-
-    Attributes:
-        rows: Training rows, and ``owners`` (the episode of each) and ``places`` (of each row, the
-            columns of its response tokens).
-        mask: bool.
-        turn_index: int64, -1 where ``mask`` is False.
-        old_log_probs: As the policy scored the batch before its first step.
-        ref_log_probs: The same under the reference; zeros where beta is 0.
-        values: What the critic said.
-        states: (B, N, hidden) states for a critic that is a head; (B, N, 0) for others.
-        entropy: In nats.
-        rewards: Token rewards.
-        advantages: Whitened if the config says so.
-        returns: Targets of the critic.
-    """
-
-    rows: list[Row]
-    owners: list[int]
-    places: list[slice]
-    mask: torch.Tensor
-    turn_index: torch.Tensor
-    old_log_probs: torch.Tensor
-    ref_log_probs: torch.Tensor
-    values: torch.Tensor
-    states: torch.Tensor
-    entropy: torch.Tensor
-    rewards: torch.Tensor
-    advantages: torch.Tensor
-    returns: torch.Tensor
+from agents.rollout import Trajectory
 
 
 class PPOLearner:
@@ -123,11 +92,7 @@ class PPOLearner:
         Returns:
             Metrics under the field's names; see ``agents.trainer``.
         """
-        usable = [
-            trajectory
-            for trajectory in trajectories
-            if not trajectory.infra_error and trajectory.turns
-        ]
+        usable = [each for each in trajectories if not each.infra_error and each.turns]
         metrics = {"infra_errors": self.processes.total(len(trajectories) - len(usable))[0]}
         metrics |= self.pay_bonus(usable)
         counted = self.processes.total(len(usable))[0]
@@ -163,81 +128,66 @@ class PPOLearner:
             "bonus_share": paid / (paid + earned) if paid else 0.0,
         }
 
-    def prepare(self, trajectories: Sequence[Trajectory]) -> Batch:
+    def prepare(self, trajectories: Sequence[Trajectory]) -> Experience:
         """Score episodes and work out their advantages."""
-        config = self.config
-        rows, owners = rows_of(trajectories, self.policy, config.history)
-        counts = [
-            sum(len(turn.reply.ids) for turn in trajectory.turns) for trajectory in trajectories
-        ]
-        shape = (len(trajectories), max(counts, default=0))
-        device = self.policy.device
-        mask = torch.zeros(shape, dtype=torch.bool, device=device)
-        turn_index = torch.full(shape, -1, device=device)
-        most = max((len(trajectory.turns) for trajectory in trajectories), default=1)
-        turn_rewards = torch.zeros(len(trajectories), most, device=device)
-        for i, trajectory in enumerate(trajectories):
-            done = 0
-            for k, turn in enumerate(trajectory.turns):
-                turn_index[i, done : done + len(turn.reply.ids)] = k
-                done += len(turn.reply.ids)
-                turn_rewards[i, k] = turn.earned
-            mask[i, :done] = True
-        places, filled = [], [0] * len(trajectories)
-        for row, owner in zip(rows, owners, strict=True):
-            n = int(row.sampled.sum())
-            places.append(slice(filled[owner], filled[owner] + n))
-            filled[owner] += n
+        layout = lay_out(trajectories, self.policy, self.config.history)
+        scores = self._score(layout)
+        return self._credit(layout, scores)
 
-        old, ref, values, entropy = (torch.zeros(shape, device=device) for _ in range(4))
-        states = torch.zeros(
-            (*shape, 0 if self.critic.reads_rows else self.policy.hidden_size), device=device
-        )
+    def _score(self, layout: Layout) -> Scored:
+        """Score the batch as it was sampled: policy, critic and reference, without gradients."""
+        config, head = self.config, not self.critic.reads_rows
+        scored = Scored.empty(layout, self.policy.hidden_size if head else 0)
+        lengths = [len(row.ids) for row in layout.rows]
         with torch.no_grad():
-            for group in micro_batches([len(row.ids) for row in rows], config.micro_batch_tokens):
-                chosen = [rows[g] for g in group]
-                scores = self.policy.score(
-                    chosen,
-                    temperature=config.temperature,
-                    with_hidden=not self.critic.reads_rows,
-                )
-                guessed = self._guess(chosen, scores.hidden)
-                against = self._reference_log_probs(chosen)
+            for group in micro_batches(lengths, config.micro_batch_tokens):
+                rows = [layout.rows[g] for g in group]
+                scores = self.policy.score(rows, temperature=config.temperature, with_hidden=head)
+                values = self._critic_values(rows, scores.hidden)
+                ref_log_probs = self._reference_log_probs(rows)
                 for line, g in enumerate(group):
-                    at = (owners[g], places[g])
-                    n = places[g].stop - places[g].start
-                    old[at], entropy[at] = scores.log_probs[line, :n], scores.entropy[line, :n]
-                    values[at] = guessed[line, :n]
-                    if against is not None:
-                        ref[at] = against[line, :n]
+                    at, n = layout.at(g)
+                    scored.old_log_probs[at] = scores.log_probs[line, :n]
+                    scored.entropy[at] = scores.entropy[line, :n]
+                    scored.values[at] = values[line, :n]
+                    if ref_log_probs is not None:
+                        scored.ref_log_probs[at] = ref_log_probs[line, :n]
                     if scores.hidden is not None:
-                        states[at] = scores.hidden[line, :n].float()
+                        scored.states[at] = scores.hidden[line, :n].float()
+        return scored
+
+    def _credit(self, layout: Layout, scored: Scored) -> Experience:
+        """Put what turns earned on tokens, and carry it back: advantages and returns."""
+        config = self.config
         rewards = token_rewards(
-            turn_rewards,
-            turn_index,
-            mask,
-            old_log_probs=old,
-            ref_log_probs=ref,
+            layout.turn_rewards,
+            layout.turn_index,
+            layout.mask,
+            old_log_probs=scored.old_log_probs,
+            ref_log_probs=scored.ref_log_probs,
             beta=config.beta,
         )
         advantages, returns = turn_aware_gae(
             rewards,
-            values,
-            mask,
-            turn_index,
+            scored.values,
+            layout.mask,
+            layout.turn_index,
             gamma_token=config.gamma_token,
             lambda_token=config.lambda_token,
             gamma_turn=config.gamma_turn,
             lambda_turn=config.lambda_turn,
         )
         if config.whiten:
-            advantages = whiten(advantages, mask, total=self.processes.total)
-        return Batch(
-            rows, owners, places, mask, turn_index, old, ref, values, states, entropy, rewards,
-            advantages, returns,
-        )  # fmt: skip
+            advantages = whiten(advantages, layout.mask, total=self.processes.total)
+        return Experience(
+            **layout._asdict(),
+            **scored._asdict(),
+            rewards=rewards,
+            advantages=advantages,
+            returns=returns,
+        )
 
-    def _guess(self, rows: list[Row], states: torch.Tensor | None) -> torch.Tensor:
+    def _critic_values(self, rows: list[Row], states: torch.Tensor | None) -> torch.Tensor:
         return self.critic(rows) if self.critic.reads_rows else self.critic(states=states)
 
     def _reference_log_probs(self, rows: list[Row]) -> torch.Tensor | None:
@@ -248,46 +198,44 @@ class PPOLearner:
             scores = policy.score(rows, temperature=self.config.temperature, with_entropy=False)
         return scores.log_probs
 
-    def _optimise(self, batch: Batch) -> dict[str, float]:
+    def _optimise(self, batch: Experience) -> dict[str, float]:
         config = self.config
-        trajectories = len(batch.mask)
-        steps = max(1, math.ceil(self._most(trajectories) * self.processes.size / config.minibatch))
+        count = len(batch.mask)
+        steps = max(1, math.ceil(self._most(count) * self.processes.size / config.minibatch))
         rng = np.random.default_rng([self.seed, self.step, self.processes.rank])
         critic_epochs = config.critic_epochs or config.epochs
-        kept: dict[str, list[float]] = {}
+        of_steps: dict[str, list[float]] = {}
         stopped = self.step < config.critic_warmup
         for epoch in range(max(config.epochs, critic_epochs)):
-            order = rng.permutation(trajectories)
+            order = rng.permutation(count)
             for part in np.array_split(order, steps):
                 chosen = np.sort(part)
                 if epoch < critic_epochs:
-                    _append(kept, self.critic_step(batch, chosen))
+                    _append(of_steps, self.critic_step(batch, chosen))
                 if epoch < config.epochs and not stopped:
                     stats = self.actor_step(batch, chosen)
-                    _append(kept, stats)
+                    _append(of_steps, stats)
                     if config.target_kl is not None and stats["approx_kl"] > config.target_kl:
                         stopped = True
-        metrics = {name: _mean(values) for name, values in kept.items()}
-        norms = [*kept.get("actor_grad_norm", ()), *kept.get("critic_grad_norm", ())]
+        metrics = {name: _mean(values) for name, values in of_steps.items()}
+        norms = [*of_steps.get("actor_grad_norm", ()), *of_steps.get("critic_grad_norm", ())]
         metrics["skipped_steps"] = float(sum(not math.isfinite(norm) for norm in norms))
-        if "ratio_max" in kept:
-            metrics["ratio_max"] = self.processes.largest(max(kept["ratio_max"]))
+        if "ratio_max" in of_steps:
+            metrics["ratio_max"] = self.processes.largest(max(of_steps["ratio_max"]))
         return metrics
 
-    def _most(self, trajectories: int) -> int:
+    def _most(self, count: int) -> int:
         """Return the largest number of episodes that a process has; all must step together."""
-        if self.processes.size == 1:
-            return trajectories
-        return int(self.processes.largest(trajectories))
+        return count if self.processes.size == 1 else int(self.processes.largest(count))
 
-    def actor_step(self, batch: Batch, trajectories: np.ndarray) -> dict[str, float]:
+    def actor_step(self, batch: Experience, chosen: np.ndarray) -> dict[str, float]:
         """Take one clipped policy step on some episodes of a batch (by index)."""
         config = self.config
-        weights = self._weights(batch, trajectories)
+        weights = self._weights(batch, chosen)
         self.actor_optimizer.zero_grad(set_to_none=True)
         kl = clipped = loss_sum = 0.0
         ratio_max = 0.0
-        for rows, at, n in self._micro(batch, trajectories):
+        for rows, at, n in self._micro(batch, chosen):
             scores = self.policy.score(
                 rows, temperature=config.temperature, with_entropy=bool(config.entropy_coef)
             )
@@ -317,22 +265,22 @@ class PPOLearner:
             "actor_grad_norm": norm,
         }
 
-    def critic_step(self, batch: Batch, trajectories: np.ndarray) -> dict[str, float]:
+    def critic_step(self, batch: Experience, chosen: np.ndarray) -> dict[str, float]:
         """Take one clipped value step on some episodes of a batch (by index)."""
-        weights = self._weights(batch, trajectories)
+        weights = self._weights(batch, chosen)
         self.critic_optimizer.zero_grad(set_to_none=True)
         loss_sum = 0.0
         with self.critic.role():
             if self.critic.reads_rows:
-                for rows, at, n in self._micro(batch, trajectories):
+                for rows, at, n in self._micro(batch, chosen):
                     cut = [_cut(tensor, at, n) for tensor in (batch.values, batch.returns, weights)]
                     loss, _ = clipped_value_loss(
                         self.critic(rows), *cut, value_clip=self.config.value_clip
                     )
                     loss.backward()
                     loss_sum += loss.item()
-            elif len(trajectories):
-                which = torch.from_numpy(trajectories)
+            elif len(chosen):
+                which = torch.from_numpy(chosen)
                 loss, _ = clipped_value_loss(
                     self.critic(states=batch.states[which]),
                     batch.values[which],
@@ -346,31 +294,31 @@ class PPOLearner:
         (loss_sum,) = self.processes.total(loss_sum)
         return {"value_loss": loss_sum, "critic_grad_norm": norm}
 
-    def _weights(self, batch: Batch, trajectories: np.ndarray) -> torch.Tensor:
+    def _weights(self, batch: Experience, chosen: np.ndarray) -> torch.Tensor:
         """Return (B, N) token weights of a minibatch that may span processes."""
-        chosen = torch.zeros_like(batch.mask)
-        if len(trajectories):
-            which = torch.from_numpy(trajectories)
-            chosen[which] = batch.mask[which]
-        weights = token_weights(chosen, self.config.aggregation)
+        mask = torch.zeros_like(batch.mask)
+        if len(chosen):
+            which = torch.from_numpy(chosen)
+            mask[which] = batch.mask[which]
+        weights = token_weights(mask, self.config.aggregation)
         if self.processes.size == 1:
             return weights
         # Local weights sum to 1; they must do so over all processes.
-        own = int(chosen.sum()) if self.config.aggregation == "token-mean" else len(trajectories)
+        own = int(mask.sum()) if self.config.aggregation == "token-mean" else len(chosen)
         (total,) = self.processes.total(own)
         return weights * (own / max(total, 1.0))
 
     def _micro(
-        self, batch: Batch, trajectories: np.ndarray
+        self, batch: Experience, chosen: np.ndarray
     ) -> Iterator[tuple[list[Row], list[tuple[int, slice]], int]]:
         """Yield rows of some episodes, where their tokens belong, and the most tokens of a row."""
-        wanted = set(trajectories.tolist())
+        wanted = set(chosen.tolist())
         mine = [g for g, owner in enumerate(batch.owners) if owner in wanted]
         lengths = [len(batch.rows[g].ids) for g in mine]
         for group in micro_batches(lengths, self.config.micro_batch_tokens):
-            chosen = [mine[g] for g in group]
-            at = [(batch.owners[g], batch.places[g]) for g in chosen]
-            yield [batch.rows[g] for g in chosen], at, max(p.stop - p.start for _, p in at)
+            picked = [mine[g] for g in group]
+            at = [(batch.owners[g], batch.places[g]) for g in picked]
+            yield [batch.rows[g] for g in picked], at, max(p.stop - p.start for _, p in at)
 
     def _step(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> float:
         """Clip and step; a non-finite gradient is skipped. Returns the norm before clipping."""
@@ -381,21 +329,23 @@ class PPOLearner:
         optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def batch_metrics(self, batch: Batch, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    def batch_metrics(
+        self, batch: Experience, trajectories: Sequence[Trajectory]
+    ) -> dict[str, float]:
         """Return what the scoring pass says about a batch, over all processes.
 
         ``rollout_gap`` is the mean, and ``rollout_gap_max`` the largest, |log-probability at
         generation time - the same in the scoring pass|: numerics, nothing else.
         """
         mask = batch.mask
-        old = batch.old_log_probs[mask]
-        said = [turn.reply.log_probs for trajectory in trajectories for turn in trajectory.turns]
-        drawn = torch.from_numpy(np.concatenate([*said, np.zeros(0, np.float32)]))
-        gap = (drawn.to(old.device) - old).abs()
+        old_log_probs = batch.old_log_probs[mask]
+        parts = [turn.reply.log_probs for each in trajectories for turn in each.turns]
+        rollout_log_probs = torch.from_numpy(np.concatenate([*parts, np.zeros(0, np.float32)]))
+        gap = (rollout_log_probs.to(old_log_probs.device) - old_log_probs).abs()
         returns = batch.returns[mask].double()
         errors = returns - batch.values[mask].double()
         tokens, entropy, kl, gaps, *moments = self.processes.total(
-            len(old),
+            len(old_log_probs),
             float(batch.entropy[mask].sum()),
             float((batch.old_log_probs - batch.ref_log_probs)[mask].sum()),
             float(gap.sum()),
@@ -466,9 +416,9 @@ def _mean(values: list[float]) -> float:
     return float(np.mean(finite)) if finite else math.nan
 
 
-def _append(kept: dict[str, list[float]], stats: dict[str, float]) -> None:
-    for name, value in stats.items():
-        kept.setdefault(name, []).append(value)
+def _append(of_steps: dict[str, list[float]], metrics: dict[str, float]) -> None:
+    for name, value in metrics.items():
+        of_steps.setdefault(name, []).append(value)
 
 
 def _cut(tensor: torch.Tensor, at: Sequence[tuple[int, slice]], n: int) -> torch.Tensor:

@@ -54,7 +54,7 @@ MOST_SKIPPED = 100  # videos in a row: then it is not the videos
 
 
 @dataclass
-class Turn:
+class Exchange:
     """One exchange.
 
     Attributes:
@@ -101,7 +101,7 @@ class Trajectory:
     """
 
     system: Block
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[Exchange] = field(default_factory=list)
     task_id: str = ""
     success: bool = False
     outcome: str = ""
@@ -150,11 +150,11 @@ class Trajectory:
             yield [self.system, *flat, last.user, codec.reply(last.reply.ids)]
 
 
-def _said(turn: Turn) -> list[Block]:
+def _said(turn: Exchange) -> list[Block]:
     return [turn.user, Block(turn.reply.ids, (), True), turn.close]
 
 
-def _silent(turn: Turn) -> list[Block]:
+def _silent(turn: Exchange) -> list[Block]:
     return [turn.user, Block(turn.reply.ids, (), False), turn.close]
 
 
@@ -288,7 +288,7 @@ class RolloutCollector:
         for place in running:
             user = self._user(place)
             new[place] = [trajectories[place].system, user]
-            trajectories[place].turns.append(Turn(user, _UNSAID, _NOTHING))
+            trajectories[place].turns.append(Exchange(user, _UNSAID, _NOTHING))
         turn = 0
         while running:
             moved = self.history is not None and turn > self.history
@@ -313,7 +313,7 @@ class RolloutCollector:
                     continue
                 user = self._user(place)
                 new[place] = [said.close, user]
-                trajectory.turns.append(Turn(user, _UNSAID, _NOTHING))
+                trajectory.turns.append(Exchange(user, _UNSAID, _NOTHING))
                 if self.keep_records:
                     trajectory.frames.append(self.envs[place].turn.frames.copy())
                 still.append(place)

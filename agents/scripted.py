@@ -28,7 +28,7 @@ from gym_longvideo.episode import (
     Episode,
     Retrieve,
     longest_gap,
-    relevant_cells,
+    relevant_frame_index,
 )
 from gym_longvideo.haystack import oracle
 from gym_longvideo.protocol import Turn, TurnProtocol, clock, make_protocol
@@ -195,7 +195,7 @@ class NoisyOracle(Oracle):
     A retrieval that missed is tried again, with new noise, as long as there are turns.
 
     Args:
-        interval_noise: Each end of an interval is moved by up to so many pool cells, evenly.
+        interval_noise: Each end of an interval is moved by up to so many pool frames, evenly.
         answer_noise: Chance that the answer is an even guess, in [0, 1]; with K options and
             everything proved, success is ``1 - answer_noise * (1 - 1 / K)``.
         seed: Seed of the generator.
@@ -305,7 +305,7 @@ def _wordings(meant: Action, turn: Turn, protocol: str, thought: str) -> Iterato
             if protocol == "tags":
                 yield f"{head}<retrieve>{start}, {end}</retrieve>"
                 return
-            times = [float(turn.pool_times[cell]) for cell in (start, end)]
+            times = [float(turn.pool_times[index]) for index in (start, end)]
             if protocol == "tags_seconds" and float(turn.edges[1] - turn.edges[0]) >= 2.0:
                 yield f"{head}<retrieve>{clock(times[0])}, {clock(times[1])}</retrieve>"
             for digits in range(1 if protocol == "tool_call" else 2, 18):
@@ -371,10 +371,10 @@ def _uncovered(episode: Episode, frames: int) -> list[Interval]:
     """Return annotated segments neither retrieved nor wholly shown, neighbours together."""
     intervals: list[Interval] = []
     for segment in episode.task.segments_s:
-        cells = relevant_cells((segment,), episode.pool_times)
-        first, last = min(cells), max(cells)
+        relevant = relevant_frame_index((segment,), episode.pool_times)
+        first, last = min(relevant), max(relevant)
         retrieved = (log.interval for log in episode.turns)
-        if cells <= episode.seen or any(a <= first and last <= b for a, b in retrieved):
+        if relevant <= episode.seen or any(a <= first and last <= b for a, b in retrieved):
             continue
         if intervals:
             low, high = min(intervals[-1][0], first), max(intervals[-1][1], last)

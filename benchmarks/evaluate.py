@@ -51,7 +51,7 @@ FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")  # what the jsonl benchm
 UNSCORED = "unscored: no task has a public answer"
 
 
-def load_suite(
+def suite_to_play(
     suite: str | Suite, *, split: str = "", options: Mapping[str, Any] | None = None
 ) -> Suite:
     """Return a suite from what the command line takes.
@@ -105,7 +105,7 @@ def evaluate(
 
     Args:
         policy: What ``PolicySource.of`` takes, or a function that makes a player.
-        suite: What ``load_suite`` takes.
+        suite: What ``suite_to_play`` takes.
         out: Directory of the run, new or begun; by default one under runs/ named after its card.
         split: Split of the suite.
         suite_options: Keyword arguments of the suite.
@@ -131,7 +131,7 @@ def evaluate(
     """
     from benchmarks.card import make_card
 
-    loaded = load_suite(suite, split=split, options=suite_options)
+    loaded = suite_to_play(suite, split=split, options=suite_options)
     for what in ("invalid", "missing"):
         if found := len(getattr(loaded, what, ())):
             _log.warning("%d %s in the suite; python -m benchmarks.validate says more", found,

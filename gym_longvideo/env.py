@@ -381,7 +381,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
 
     def _show(self, view: View) -> None:
         self.viewer.show(view)
-        self._seen[view.cells] = 1  # only what really arrived
+        self._seen[view.frame_index] = 1  # only what really arrived
 
     def _observation(self) -> dict[str, Any]:
         episode, viewer = self._running(), self.viewer
@@ -390,7 +390,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         viewer.put(frames)
         frames[count:] = 0
         frame_index = self._no_index.copy()
-        frame_index[:count] = viewer.view.cells[:count]
+        frame_index[:count] = viewer.view.frame_index[:count]
         frame_time = self._no_time.copy()
         frame_time[:count] = viewer.times
         return {

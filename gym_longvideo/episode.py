@@ -119,12 +119,12 @@ class View(NamedTuple):
     """Which frames a turn shows.
 
     Attributes:
-        cells: (n,) int64 pool index of each frame.
+        frame_index: (n,) int64 pool index of each frame.
         times: (n,) float64 playback seconds of each frame.
         on_pool: Whether the frames are pool frames (else raw frames between them).
     """
 
-    cells: np.ndarray
+    frame_index: np.ndarray
     times: np.ndarray
     on_pool: bool
 
@@ -158,22 +158,22 @@ class TurnLog:
         return TurnFacts(_OPS[type(self.action)], self.iou)
 
 
-def overview_cells(pool_length: int, count: int) -> np.ndarray:
+def overview_frame_index(pool_length: int, count: int) -> np.ndarray:
     """Return at most ``count`` int64 pool indices, in the middle of equal parts of the pool.
 
-    >>> overview_cells(128, 4).tolist()
+    >>> overview_frame_index(128, 4).tolist()
     [16, 48, 80, 112]
     """
     count = min(count, pool_length)
     return (2 * np.arange(count) + 1) * pool_length // (2 * max(count, 1))
 
 
-def stride_cells(start: int, end: int, count: int) -> np.ndarray:
+def stride_frame_index(start: int, end: int, count: int) -> np.ndarray:
     """Return at most ``count`` int64 pool indices of ``start..end`` (inclusive) at an even stride.
 
-    >>> stride_cells(10, 20, 3).tolist()
+    >>> stride_frame_index(10, 20, 3).tolist()
     [10, 15, 20]
-    >>> stride_cells(4, 6, 8).tolist()
+    >>> stride_frame_index(4, 6, 8).tolist()
     [4, 5, 6]
     """
     length = end - start + 1
@@ -203,7 +203,7 @@ def longest_gap(seen: np.ndarray) -> tuple[int, int] | None:
     return (int(borders[k]) + 1, int(borders[k + 1]) - 1) if lengths[k] else None
 
 
-def relevant_cells(
+def relevant_frame_index(
     segments_s: tuple[tuple[float, float], ...], pool_times: np.ndarray
 ) -> frozenset[int]:
     """Return the pool frames inside the segments (G).
@@ -211,18 +211,18 @@ def relevant_cells(
     A segment shorter than the pool's spacing may hold no pool frame; the frame nearest to its
     middle then stands for it, so that every annotated segment can be found.
 
-    >>> sorted(relevant_cells(((11.0, 30.0), (41.0, 42.0)), np.arange(0.0, 60.0, 10.0)))
+    >>> sorted(relevant_frame_index(((11.0, 30.0), (41.0, 42.0)), np.arange(0.0, 60.0, 10.0)))
     [2, 3, 4]
     """
-    cells: set[int] = set()
+    found: set[int] = set()
     for start_s, end_s in segments_s:
         first = int(pool_times.searchsorted(start_s))
         after = int(pool_times.searchsorted(end_s, "right"))
         if first == after:
             first = int(np.abs(pool_times - (start_s + end_s) / 2).argmin())
             after = first + 1
-        cells.update(range(first, after))
-    return frozenset(cells)
+        found.update(range(first, after))
+    return frozenset(found)
 
 
 @dataclass
@@ -256,13 +256,13 @@ class Episode:
     overview_shown_s: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.relevant = relevant_cells(self.task.segments_s, self.pool_times)
+        self.relevant = relevant_frame_index(self.task.segments_s, self.pool_times)
         self._rows: list[LedgerRow] = []
         self.seen: set[int] = set()
         self.frames_shown = 0
-        cells = overview_cells(len(self.pool_times), self.budget.overview)
-        self.overview = self._show(View(cells, self.pool_times[cells], True))
-        self.initial_iou = frame_iou(cells.tolist(), self.relevant)
+        frame_index = overview_frame_index(len(self.pool_times), self.budget.overview)
+        self.overview = self._show(View(frame_index, self.pool_times[frame_index], True))
+        self.initial_iou = frame_iou(frame_index.tolist(), self.relevant)
         self.best_iou = self.initial_iou
 
     @property
@@ -330,7 +330,7 @@ class Episode:
             case Retrieve(start, end):
                 log.interval = (min(start, end), max(start, end))
                 log.view = self._show(self._view(*log.interval))
-                log.iou = frame_iou(log.view.cells.tolist(), self.relevant)
+                log.iou = frame_iou(log.view.frame_index.tolist(), self.relevant)
                 if not math.isnan(log.iou):
                     self.best_iou = max(self.best_iou, log.iou)
             case Answer(choice):
@@ -350,7 +350,7 @@ class Episode:
         """
         self.outcome, self.error = "infra_error", error
         if self.turns:
-            self.frames_shown -= len(self.turns[-1].view.cells)
+            self.frames_shown -= len(self.turns[-1].view.frame_index)
             self.turns[-1].view = EMPTY_VIEW
         if self.reward.timing == "terminal":
             self._rows = [LedgerRow()] * self.turn
@@ -364,22 +364,22 @@ class Episode:
         return earned
 
     def _show(self, view: View) -> View:
-        self.seen.update(view.cells.tolist())
-        self.frames_shown += len(view.cells)
+        self.seen.update(view.frame_index.tolist())
+        self.frames_shown += len(view.frame_index)
         return view
 
     def _view(self, start: int, end: int) -> View:
         count = min(self.budget.retrieval, self.frames_left)
         if self.retrieval == "pool":
-            cells = stride_cells(start, end, count)
-            return View(cells, self.pool_times[cells], True)
+            frame_index = stride_frame_index(start, end, count)
+            return View(frame_index, self.pool_times[frame_index], True)
         edges = cell_edges(self.pool_times, self.duration_s)
         start_s, end_s = edges[start], edges[end + 1]
         if self.fps is not None:
             count = max(1, min(count, int((end_s - start_s) * self.fps)))
         times = start_s + (np.arange(count) + 0.5) * (end_s - start_s) / count
-        cells = np.clip(np.searchsorted(edges, times, side="right") - 1, start, end)
-        return View(cells, times, False)
+        frame_index = np.clip(np.searchsorted(edges, times, side="right") - 1, start, end)
+        return View(frame_index, times, False)
 
     def _pay(self) -> LedgerRow:
         """Return what is paid in this step."""

@@ -415,7 +415,7 @@ def _checked(start: int, end: int, turn: Turn) -> Action:
 
 
 def _from_seconds(start: Any, end: Any, turn: Turn) -> Action:
-    """Return the retrieval of the pool cells between two playback times."""
+    """Return the retrieval of the pool frames between two playback times."""
     try:
         times = [parse_time(start), parse_time(end)]
     except (ValueError, OverflowError):
@@ -425,6 +425,6 @@ def _from_seconds(start: Any, end: Any, turn: Turn) -> Action:
         return Malformed(
             f"({times[0]}, {times[1]}) leaves the video; valid is 0..{turn.duration_s:.1f} s"
         )
-    cells = np.searchsorted(turn.edges, times, side="right") - 1
-    first, last = sorted(int(cell) for cell in np.clip(cells, 0, turn.last_index))
+    frame_index = np.searchsorted(turn.edges, times, side="right") - 1
+    first, last = sorted(np.clip(frame_index, 0, turn.last_index).tolist())
     return Retrieve(first, last)

@@ -71,7 +71,7 @@ class EpisodeRecord:
                     "interval": list(log.interval),
                     "choice": log.action.choice if isinstance(log.action, Answer) else -1,
                     "malformed": log.action.reason if isinstance(log.action, Malformed) else "",
-                    "frame_index": log.view.cells.tolist(),
+                    "frame_index": log.view.frame_index.tolist(),
                     "time_s": log.view.times.tolist(),
                     "shown_s": log.shown_s,
                     "iou": _or_none(log.iou),
@@ -102,7 +102,7 @@ class EpisodeRecord:
                 "truncated": episode.truncated_video,
             },
             overview={
-                "frame_index": episode.overview.cells.tolist(),
+                "frame_index": episode.overview.frame_index.tolist(),
                 "time_s": episode.overview.times.tolist(),
                 "shown_s": episode.overview_shown_s,
                 "iou": _or_none(episode.initial_iou),

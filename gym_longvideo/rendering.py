@@ -58,9 +58,11 @@ def draw_text(episode: Episode) -> str:
         f"{episode.task.question}",
         *(f"  {option}" for option in lettered(episode.task.options)),
     ]
-    lines.append(_bar(episode, {cell: "o" for cell in episode.overview.cells.tolist()}, "overview"))
+    lines.append(
+        _bar(episode, {index: "o" for index in episode.overview.frame_index.tolist()}, "overview")
+    )
     for k, log in enumerate(episode.turns):
-        marks = {cell: str(k + 1) for cell in log.view.cells.tolist()}
+        marks = {index: str(k + 1) for index in log.view.frame_index.tolist()}
         lines.append(_bar(episode, marks, _deed(episode, k)))
     if episode.over:
         lines.append(_bar(episode, dict.fromkeys(episode.relevant, "#"), "relevant"))
@@ -75,10 +77,10 @@ def draw_text(episode: Episode) -> str:
 
 def _bar(episode: Episode, marks: dict[int, str], label: str) -> str:
     width, length = 64, len(episode.pool_times)
-    cells = ["."] * min(width, length)
-    for cell, mark in marks.items():
-        cells[cell * len(cells) // length] = mark
-    return f"[{''.join(cells)}] {label}"
+    line = ["."] * min(width, length)
+    for index, mark in marks.items():
+        line[index * len(line) // length] = mark
+    return f"[{''.join(line)}] {label}"
 
 
 def _deed(episode: Episode, k: int) -> str:
@@ -170,7 +172,7 @@ def _draw_timeline(draw: ImageDraw.ImageDraw, episode: Episode, top: int) -> int
     for time_s in episode.overview.times:
         band(time_s, time_s, bar[0] + 4, bar[0] + 12, OVERVIEW)
     for k, log in enumerate(episode.turns):
-        if len(log.view.cells):
+        if len(log.view.frame_index):
             colour = TURN_COLOURS[k % len(TURN_COLOURS)]
             ends = episode.pool_times[list(log.interval)]
             band(ends[0], ends[1], bar[1] + 3 + 5 * (k % 2), bar[1] + 6 + 5 * (k % 2), colour)
@@ -185,7 +187,7 @@ def _draw_timeline(draw: ImageDraw.ImageDraw, episode: Episode, top: int) -> int
     legend += [
         (f"turn {k + 1}", TURN_COLOURS[k % len(TURN_COLOURS)])
         for k, log in enumerate(episode.turns)
-        if len(log.view.cells)
+        if len(log.view.frame_index)
     ]
     legend += [("relevant", SEGMENT)] if episode.over and episode.task.segments_s else []
     x = left + 60.0

@@ -128,14 +128,14 @@ class Viewer:
             VideoError: If they cannot be decoded; nothing is shown then.
         """
         self.blank(view)
-        if not len(view.cells):
+        if not len(view.frame_index):
             return
         self._open_again()
         if self._draw is not None:
             fresh = len(view.times)
             if view.on_pool:
                 known = len(self._drawn)
-                self._drawn.update(view.cells.tolist())
+                self._drawn.update(view.frame_index.tolist())
                 fresh = len(self._drawn) - known
             self.decoded += fresh
             self.times = view.times
@@ -143,7 +143,7 @@ class Viewer:
             return
         pool, started = self._pool, time.perf_counter()
         assert pool is not None
-        batch = pool.read(view.cells) if view.on_pool else pool.read_times(view.times)
+        batch = pool.read(view.frame_index) if view.on_pool else pool.read_times(view.times)
         self.timings["decode_s"] += time.perf_counter() - started
         self.decoded += batch.frames_decoded
         self.suspect += int((batch.status >= FrameStatus.SUBSTITUTED).sum())

@@ -159,7 +159,7 @@ class TextProtocol(gym.Wrapper[dict[str, Any], Any, dict[str, Any], Any], Record
             pool_times=episode.pool_times,
             edges=cell_edges(episode.pool_times, episode.duration_s),
             frames=frames,
-            frame_index=viewer.view.cells[: len(frames)],
+            frame_index=viewer.view.frame_index[: len(frames)],
             frame_time=viewer.times,
             objection=last.reason if isinstance(last, Malformed) else "",
             first=not episode.turns,

@@ -20,7 +20,7 @@ from agents.model.chat import Block, ChatCodec
 from agents.model.policy import LoRA, MLLMPolicy
 from agents.model.rows import Row
 from agents.model.sampling import Reply
-from agents.rollout import Trajectory, Turn, rows_of
+from agents.rollout import Exchange, Trajectory, rows_of
 
 torch.set_num_threads(1)
 
@@ -135,7 +135,7 @@ def episode(
         user = codec.user(show(f"Turn {k + 1} of 3. {seed}", *images))
         ids = said(codec, rng, lengths[k], end=(seed + k) % 4 != 3)  # some are cut
         reply = Reply(ids, np.zeros(len(ids), np.float32), ids[-1] != codec.end_id)
-        turn = Turn(user, reply, codec.close(codec.reply(ids)), float(rewards[k]))
+        turn = Exchange(user, reply, codec.close(codec.reply(ids)), float(rewards[k]))
         turn.retrieved = bool(retrieved[k]) if retrieved else False
         made.turns.append(turn)
     return made

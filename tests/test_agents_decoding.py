@@ -25,7 +25,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from agents.model.decoding import DecodeSession
 from agents.model.sampling import Sampling, restrict
-from agents.rollout import Trajectory, Turn, rows_of
+from agents.rollout import Exchange, Trajectory, rows_of
 
 T = 0.7
 SAMPLING = Sampling(temperature=T, max_new_tokens=9)
@@ -70,7 +70,7 @@ def converse(policy, sampling=SAMPLING, seed=0, *, reuse=True, shuffle=False, se
             keys, session.reply(keys, blocks, fresh=k == 0 or not reuse), strict=True
         ):
             close = codec.close(codec.reply(reply.ids))
-            episodes[d].turns.append(Turn(users[d][k], reply, close))
+            episodes[d].turns.append(Exchange(users[d][k], reply, close))
     return episodes, session
 
 

@@ -21,7 +21,7 @@ from agents.model.policy import LoRA
 from agents.model.sampling import Sampling
 from agents.ppo import PPOLearner
 from agents.ppo_config import PRESETS, PPOConfig, make_config
-from agents.rollout import Trajectory, Turn
+from agents.rollout import Exchange, Trajectory
 
 # One step over all episodes, critic and actor, unless a test says otherwise.
 BASE = {
@@ -106,7 +106,7 @@ def test_three_turns_by_hand(history):
         return out
 
     score = used.policy.score
-    used._guess = lambda rows, states: told(rows, values)
+    used._critic_values = lambda rows, states: told(rows, values)
     used._reference_log_probs = lambda rows: (
         score(rows, temperature=0.7).log_probs - told(rows, gaps)
     )
@@ -526,7 +526,7 @@ def bandit(used, seed, count=16):
     replies = session.reply(range(count), [[system, user]] * count)
     return [
         Trajectory(
-            system, [Turn(user, r, codec.close(codec.reply(r.ids)), float(r.ids[0] % 2 == 1))]
+            system, [Exchange(user, r, codec.close(codec.reply(r.ids)), float(r.ids[0] % 2 == 1))]
         )
         for r in replies
     ]

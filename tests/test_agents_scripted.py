@@ -83,7 +83,7 @@ def test_the_oracle_shows_the_relevant_frames_of_a_needle_and_no_others():
         actions, info = play(env, Oracle(), index)
         episode = env.unwrapped.episode
         if len(actions) == 1:
-            assert set(episode.overview.cells.tolist()) & episode.relevant
+            assert set(episode.overview.frame_index.tolist()) & episode.relevant
             continue
         looked += 1
         assert len(actions) == 2

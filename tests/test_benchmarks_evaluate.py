@@ -17,7 +17,7 @@ from chat_server import RIGHT, Handler, serve
 
 from agents.model.tiny import ENV_OPTIONS, SUITE_OPTIONS, WEIGHTS
 from benchmarks.controls import CONTROLS
-from benchmarks.evaluate import evaluate, load_suite, main
+from benchmarks.evaluate import evaluate, main, suite_to_play
 from benchmarks.evaluate_config import EvaluateConfig
 from benchmarks.players.player import Job, Played
 from benchmarks.players.scripted import ScriptedPlayer
@@ -395,19 +395,19 @@ def test_a_player_of_ones_own_is_played(tmp_path: Path) -> None:
 
 
 def test_suites_are_found_by_name_by_path_and_by_callable(tmp_path: Path) -> None:
-    assert load_suite("haystack").split == "test"
-    assert load_suite("haystack", split="val", options={"size": 3}).split == "val"
+    assert suite_to_play("haystack").split == "test"
+    assert suite_to_play("haystack", split="val", options={"size": 3}).split == "val"
     annotation = tmp_path / "a.jsonl"
     row = {"video": "a.mp4", "question": "Which?", "options": ["x", "y"], "answer": "A"}
     annotation.write_text(json.dumps(row) + "\n")
-    loaded = load_suite(str(annotation))
+    loaded = suite_to_play(str(annotation))
     assert isinstance(loaded, BenchmarkSuite) and loaded.name == "jsonl" and len(loaded) == 1
-    assert load_suite(str(annotation)).split == "all"
+    assert suite_to_play(str(annotation)).split == "all"
     with pytest.raises(ValueError, match=r"a\.jsonl.*b\.jsonl.*one of them"):
-        load_suite(str(annotation), options={"annotation": "b.jsonl"})
-    assert load_suite("gym_longvideo.haystack:needle").name == "haystack"
+        suite_to_play(str(annotation), options={"annotation": "b.jsonl"})
+    assert suite_to_play("gym_longvideo.haystack:needle").name == "haystack"
     suite = HaystackSuite("val", size=3)
-    assert load_suite(suite) is suite
+    assert suite_to_play(suite) is suite
 
 
 ROWS: list[dict[str, Any]] = [
@@ -431,7 +431,7 @@ def test_an_annotation_of_ones_own_loses_its_broken_rows_and_takes_every_option(
         annotation.write_text(
             "\n".join(["id,video,question,option0,option1,option2,option3,answer", *named])
         )
-    loaded = load_suite(str(annotation), options={"shuffle_options": 7})
+    loaded = suite_to_play(str(annotation), options={"shuffle_options": 7})
     assert isinstance(loaded, BenchmarkSuite)
     assert len(loaded) == 12 and len(loaded.invalid) == 1 and "'Q'" in str(loaded.invalid[0])
     orders = [loaded[i].options for i in range(12)]

@@ -18,9 +18,9 @@ from gym_longvideo.episode import (
     Retrieve,
     cell_edges,
     longest_gap,
-    overview_cells,
-    relevant_cells,
-    stride_cells,
+    overview_frame_index,
+    relevant_frame_index,
+    stride_frame_index,
 )
 from gym_longvideo.rewards import PRESETS, LedgerRow, make_reward
 from gym_longvideo.task import Task
@@ -55,7 +55,7 @@ def total(paid: LedgerRow) -> float:
 
 
 @pytest.mark.parametrize(
-    ("length", "count", "cells"),
+    ("length", "count", "frame_index"),
     [
         (128, 4, [16, 48, 80, 112]),
         (10, 4, [1, 3, 6, 8]),
@@ -65,8 +65,8 @@ def total(paid: LedgerRow) -> float:
         (10, 0, []),
     ],
 )
-def test_the_overview_takes_the_middle_of_equal_parts_of_the_pool(length, count, cells):
-    assert overview_cells(length, count).tolist() == cells
+def test_the_overview_takes_the_middle_of_equal_parts_of_the_pool(length, count, frame_index):
+    assert overview_frame_index(length, count).tolist() == frame_index
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_the_longest_gap_is_the_first_of_equals(seen, gap):
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "count", "cells"),
+    ("start", "end", "count", "frame_index"),
     [
         (10, 20, 3, [10, 15, 20]),
         (0, 127, 8, [0, 18, 36, 54, 73, 91, 109, 127]),
@@ -88,31 +88,31 @@ def test_the_longest_gap_is_the_first_of_equals(seen, gap):
         (0, 3, 3, [0, 2, 3]),
     ],
 )
-def test_a_retrieval_takes_its_interval_at_an_even_stride(start, end, count, cells):
-    assert stride_cells(start, end, count).tolist() == cells
+def test_a_retrieval_takes_its_interval_at_an_even_stride(start, end, count, frame_index):
+    assert stride_frame_index(start, end, count).tolist() == frame_index
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(1, 40))
 def test_strided_cells_are_distinct_ordered_and_reach_both_ends(start, length, count):
-    cells = stride_cells(start, start + length, count)
-    assert len(cells) == min(count, length + 1)
-    assert (np.diff(cells) > 0).all()
-    assert cells[0] >= start and cells[-1] <= start + length
+    frame_index = stride_frame_index(start, start + length, count)
+    assert len(frame_index) == min(count, length + 1)
+    assert (np.diff(frame_index) > 0).all()
+    assert frame_index[0] >= start and frame_index[-1] <= start + length
     if count > 1:
-        assert (cells[0], cells[-1]) == (start, start + length)
-        assert np.ptp(np.diff(cells)) <= 1
+        assert (frame_index[0], frame_index[-1]) == (start, start + length)
+        assert np.ptp(np.diff(frame_index)) <= 1
 
 
 def test_relevant_cells_are_the_pool_frames_inside_any_segment():
-    assert sorted(relevant_cells(((40.0, 60.0), (90.0, 99.0)), POOL)) == [4, 5, 9]
-    assert sorted(relevant_cells(((45.0, 55.0),), POOL)) == [4, 5]  # both ends count
-    assert relevant_cells((), POOL) == frozenset()
+    assert sorted(relevant_frame_index(((40.0, 60.0), (90.0, 99.0)), POOL)) == [4, 5, 9]
+    assert sorted(relevant_frame_index(((45.0, 55.0),), POOL)) == [4, 5]  # both ends count
+    assert relevant_frame_index((), POOL) == frozenset()
 
 
 def test_a_segment_between_two_pool_frames_is_stood_for_by_the_nearest():
-    assert sorted(relevant_cells(((46.0, 49.0),), POOL)) == [4]  # the middle is 47.5
-    assert sorted(relevant_cells(((51.0, 54.0),), POOL)) == [5]
-    assert sorted(relevant_cells(((99.0, 100.0),), POOL)) == [9]
+    assert sorted(relevant_frame_index(((46.0, 49.0),), POOL)) == [4]  # the middle is 47.5
+    assert sorted(relevant_frame_index(((51.0, 54.0),), POOL)) == [5]
+    assert sorted(relevant_frame_index(((99.0, 100.0),), POOL)) == [9]
 
 
 def test_cell_edges_lie_half_way_between_pool_frames_and_at_both_ends_of_the_video():
@@ -123,7 +123,7 @@ def test_cell_edges_lie_half_way_between_pool_frames_and_at_both_ends_of_the_vid
 
 def test_an_episode_begins_with_the_overview_as_its_best_view():
     episode = make_episode()
-    assert episode.overview.cells.tolist() == [1, 3, 6, 8]
+    assert episode.overview.frame_index.tolist() == [1, 3, 6, 8]
     assert episode.overview.times.tolist() == [15.0, 35.0, 65.0, 85.0]
     assert (episode.initial_iou, episode.best_iou, episode.frames_left) == (0.0, 0.0, 4)
     assert (episode.turn, episode.over, episode.may_retrieve) == (0, False, True)
@@ -133,7 +133,7 @@ def test_a_pool_retrieval_shows_pool_frames_of_the_interval_in_either_order():
     for ends in ((3, 6), (6, 3)):
         episode = make_episode(budget=Budget(12, 4, 4))
         view, _ = episode.step(Retrieve(*ends))
-        assert view.cells.tolist() == [3, 4, 5, 6]
+        assert view.frame_index.tolist() == [3, 4, 5, 6]
         assert view.times.tolist() == [35.0, 45.0, 55.0, 65.0]
         assert view.on_pool
         assert episode.turns[0].interval == (3, 6)
@@ -145,7 +145,7 @@ def test_a_timeline_retrieval_samples_between_the_borders_of_the_interval():
     episode = make_episode(retrieval="timeline", budget=Budget(12, 4, 4))
     view, _ = episode.step(Retrieve(4, 5))  # 40 s to 60 s in four parts of 5 s
     assert view.times.tolist() == [42.5, 47.5, 52.5, 57.5]
-    assert view.cells.tolist() == [4, 4, 5, 5]
+    assert view.frame_index.tolist() == [4, 4, 5, 5]
     assert not view.on_pool
     assert episode.turns[0].iou == 1.0
     assert episode.frames_left == 4
@@ -204,10 +204,10 @@ def test_a_spent_budget_makes_retrievals_malformed():
     episode = make_episode(budget=Budget.split(32), max_turns=5, pool=pool)
     for _ in range(2):
         view, _ = episode.step(Retrieve(0, 127))
-        assert len(view.cells) == 8
+        assert len(view.frame_index) == 8
     assert (episode.frames_left, episode.may_retrieve, episode.over) == (0, False, False)
     view, paid = episode.step(Retrieve(0, 127))
-    assert len(view.cells) == 0 and total(paid) == 0.0
+    assert len(view.frame_index) == 0 and total(paid) == 0.0
     action = episode.turns[-1].action
     assert isinstance(action, Malformed) and "budget of 32 is spent" in action.reason
     assert episode.frames_shown == 32
@@ -215,14 +215,14 @@ def test_a_spent_budget_makes_retrievals_malformed():
 
 def test_the_last_retrieval_shows_what_is_left_of_the_budget():
     episode = make_episode(budget=Budget(7, 4, 2), max_turns=5)
-    shown = [len(episode.step(Retrieve(0, 9))[0].cells) for _ in range(2)]
+    shown = [len(episode.step(Retrieve(0, 9))[0].frame_index) for _ in range(2)]
     assert shown == [2, 1]
     assert episode.frames_shown == 7
 
 
 def test_an_overview_of_no_frames_is_legal_and_judged_as_seeing_nothing():
     episode = make_episode(budget=Budget(4, 0, 2))
-    assert len(episode.overview.cells) == 0
+    assert len(episode.overview.frame_index) == 0
     assert episode.initial_iou == 0.0
     episode.step(Retrieve(4, 5))
     _, paid = episode.step(Answer(1))
@@ -268,7 +268,7 @@ def test_a_malformed_action_spends_its_turn_and_shows_nothing(action, reason):
     episode = make_episode()
     seen = set(episode.seen)
     view, paid = episode.step(action)
-    assert len(view.cells) == 0 and total(paid) == 0.0
+    assert len(view.frame_index) == 0 and total(paid) == 0.0
     log = episode.turns[0]
     assert isinstance(log.action, Malformed)
     assert log.interval == (-1, -1) and math.isnan(log.iou)
@@ -354,16 +354,16 @@ def test_any_actions_keep_to_budget_and_turns_and_the_ledger_sums_to_what_was_pa
     episode = make_episode(
         max_turns=max_turns, budget=budget, retrieval=retrieval, reward=reward, segments=segments
     )
-    shown, paid = len(episode.overview.cells), []
+    shown, paid = len(episode.overview.frame_index), []
     for action in actions:
         if episode.over:
             break
         might = episode.may_retrieve
         view, row = episode.step(action)
-        assert len(view.cells) == len(view.times) <= budget.retrieval
-        assert might or not len(view.cells)
-        assert set(view.cells.tolist()) <= episode.seen
-        shown += len(view.cells)
+        assert len(view.frame_index) == len(view.times) <= budget.retrieval
+        assert might or not len(view.frame_index)
+        assert set(view.frame_index.tolist()) <= episode.seen
+        shown += len(view.frame_index)
         paid.append(row)
         assert episode.frames_shown == shown <= budget.total
     assert episode.over and episode.turn <= max_turns

@@ -7,11 +7,11 @@ import random
 import numpy as np
 import pytest
 
-from gym_longvideo.episode import overview_cells, stride_cells
+from gym_longvideo.episode import overview_frame_index, stride_frame_index
 from gym_longvideo.haystack import FAMILIES, HaystackSuite, oracle
 
 POOL = (np.arange(128) + 0.5) / 128  # of the duration
-OVERVIEW = overview_cells(128, 16)
+OVERVIEW = overview_frame_index(128, 16)
 CARD_FAMILIES = [family for family in FAMILIES if family != "holistic"]
 
 
@@ -124,7 +124,7 @@ def test_two_retrievals_of_eight_frames_suffice_after_the_overview(family, optio
             if not intervals:
                 break
             start, end = intervals[0]
-            cells = stride_cells(start, end, 8)
+            cells = stride_frame_index(start, end, 8)
             assert 0 <= start <= end < 128 and end - start < 8
             seen += pool[cells].tolist()
         assert suite.solve(task, seen) == task.answer_index
@@ -151,14 +151,14 @@ def test_one_shot_retrieval_does_not_solve_a_chain_where_adaptive_retrieval_does
 
     def any_interval(task):
         start, end = sorted((dice.randrange(128), dice.randrange(128)))
-        return [*overview(suite), *pool[stride_cells(start, end, 8)]]
+        return [*overview(suite), *pool[stride_frame_index(start, end, 8)]]
 
     def scene_asked_about(task):
         # As much as the question tells: the scene with the pointer, seen as densely as allowed.
         world = suite.world(task)
         start_s, end_s = world.span_s(world.scene_at(suite.evidence(task)[0][0][0]))
         cells = np.flatnonzero((pool >= start_s) & (pool < end_s))
-        return [*overview(suite), *pool[stride_cells(cells[0], cells[-1], 8)]]
+        return [*overview(suite), *pool[stride_frame_index(cells[0], cells[-1], 8)]]
 
     p = 1.1 / 8  # the overview shows a needle
     # A random interval adds at most 8 of 128 frames: q is the chance that a needle is among 24.

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gym_longvideo.episode import overview_cells
+from gym_longvideo.episode import overview_frame_index
 from gym_longvideo.haystack import HaystackSuite, HaystackVideo
 from gym_longvideo.haystack.cache import ArrayCache
 from gym_longvideo.haystack.glyphs import COLOURS, KINDS, SYMBOLS, Glyph, draw_ink
@@ -99,7 +99,7 @@ def test_another_process_draws_the_same_pixels():
 def test_a_16_frame_overview_sees_every_scene(duration_s):
     suite = HaystackSuite("train", duration_s=duration_s)
     for times in (
-        pool(duration_s)[overview_cells(128, 16)],
+        pool(duration_s)[overview_frame_index(128, 16)],
         np.linspace(0, duration_s * (1 - 1e-6), 16),
     ):
         for index in range(64):

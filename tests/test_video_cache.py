@@ -158,7 +158,7 @@ def test_changed_pixels_do_not_pass_their_checksum(tmp_path):
     pixels[1, 2, 2, 2] += 1
     pixels.flush()
     assert values(cache.get(key(), [0])) == {0: 0}
-    with pytest.warns(RuntimeWarning, match="slot 1 does not match its checksum"):
+    with pytest.warns(RuntimeWarning, match="frame 1 does not match its checksum"):
         assert cache.get(key(), [1]) == {}
 
 

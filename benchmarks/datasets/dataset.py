@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.datasets.rows import Row, read_table
+from benchmarks.datasets.rows import TableRow, read_table
 
 
 class Defect(ValueError):
@@ -78,7 +78,7 @@ class Source:
     files: tuple[Path, ...]
     roots: tuple[Path, ...]
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[TableRow]:
         """Yield the rows of all files; a row that cannot be read has a ValueError for fields."""
         for file in self.files:
             yield from read_table(file)

@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 KEY = "_key"  # where rows come as an object, {key: row}, the key is kept under this name
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A row: where it stands, and its fields or what is wrong with it."""
 
     place: str
     fields: Mapping[str, Any] | ValueError
 
 
-def read_table(path: Path) -> Iterator[Row]:
+def read_table(path: Path) -> Iterator[TableRow]:
     """Yield the rows of a file; its suffix says what it is.
 
     Raises:
@@ -66,18 +66,18 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from None
 
 
-def _row(place: str, fields: Any) -> Row:
+def _row(place: str, fields: Any) -> TableRow:
     if isinstance(fields, Mapping):
-        return Row(place, fields)
-    return Row(place, ValueError(f"a row must be an object, not {type(fields).__name__}"))
+        return TableRow(place, fields)
+    return TableRow(place, ValueError(f"a row must be an object, not {type(fields).__name__}"))
 
 
-def _json(path: Path) -> Iterator[Row]:
+def _json(path: Path) -> Iterator[TableRow]:
     data = read_json(path)
     if isinstance(data, Mapping):
         for key, fields in data.items():
             kept = {**fields, KEY: key} if isinstance(fields, Mapping) else {KEY: key, "": fields}
-            yield Row(f"{path}, {key!r}", kept)
+            yield TableRow(f"{path}, {key!r}", kept)
         return
     if not isinstance(data, list):
         raise ValueError(f"{path}: holds {type(data).__name__}, not a list of rows")
@@ -85,7 +85,7 @@ def _json(path: Path) -> Iterator[Row]:
         yield _row(f"{path}, record {i}", fields)
 
 
-def _lines(path: Path) -> Iterator[Row]:
+def _lines(path: Path) -> Iterator[TableRow]:
     # Not splitlines(): it also splits at characters such as U+2028 that JSON strings may hold.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
@@ -94,10 +94,10 @@ def _lines(path: Path) -> Iterator[Row]:
         try:
             yield _row(place, json.loads(line, parse_constant=_no_number))
         except (ValueError, RecursionError) as error:
-            yield Row(place, ValueError(f"not valid JSON ({error})"))
+            yield TableRow(place, ValueError(f"not valid JSON ({error})"))
 
 
-def _columns(path: Path, delimiter: str) -> Iterator[Row]:
+def _columns(path: Path, delimiter: str) -> Iterator[TableRow]:
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
     if not reader.fieldnames:
         raise ValueError(f"{path}: empty; the first line must name the columns")
@@ -106,9 +106,9 @@ def _columns(path: Path, delimiter: str) -> Iterator[Row]:
             place = f"{path}, line {reader.line_num}"
             if None in fields or None in fields.values():
                 count = len(reader.fieldnames)
-                yield Row(place, ValueError(f"not {count} columns, as the first line has"))
+                yield TableRow(place, ValueError(f"not {count} columns, as the first line has"))
                 continue
-            yield Row(place, {name: _literal(value) for name, value in fields.items()})
+            yield TableRow(place, {name: _literal(value) for name, value in fields.items()})
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
 
@@ -123,7 +123,7 @@ def _literal(text: str) -> Any:
     return text
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[TableRow]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
@@ -135,7 +135,7 @@ def _parquet(path: Path) -> Iterator[Row]:
     except (ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a Parquet file ({error})") from None
     for i, fields in enumerate(table.to_pylist()):
-        yield Row(f"{path}, row {i}", {name: _finite(value) for name, value in fields.items()})
+        yield TableRow(f"{path}, row {i}", {name: _finite(value) for name, value in fields.items()})
 
 
 def _finite(value: Any) -> Any:

@@ -49,7 +49,7 @@ from agents.model.sampling import Reply, Sampling
 from agents.parallel import Processes
 from agents.ppo import PPOLearner
 from agents.ppo_config import make_config
-from agents.rollout import Trajectory, Turn
+from agents.rollout import Exchange, Trajectory
 from gym_longvideo import checks
 from gym_longvideo.command import as_command
 from gym_longvideo.wrappers import TextProtocol
@@ -262,7 +262,7 @@ def dialogues(codec: ChatCodec, config: ScaleConfig) -> list[Trajectory]:
                 for part in env.messages()[-1]["content"]
             ]
             user = codec.user(content)
-            episode.turns.append(Turn(user, _UNSAID, _NOTHING, reward=float(rng.normal())))
+            episode.turns.append(Exchange(user, _UNSAID, _NOTHING, reward=float(rng.normal())))
             if turn + 1 < config.turns:
                 last = len(env.turn.pool_times) - 1
                 env.step(f"<think>a</think><retrieve>0, {last}</retrieve>")

@@ -40,7 +40,7 @@ from agents.model.sampling import Sampling
 from agents.model.vision import patchify
 from agents.ppo import PPOLearner
 from agents.ppo_config import make_config
-from agents.rollout import Trajectory, Turn
+from agents.rollout import Exchange, Trajectory
 from gym_longvideo.command import as_command
 from gym_longvideo.wrappers import TextProtocol
 
@@ -99,7 +99,7 @@ class Script:
                 text += act if env.turn.may_retrieve else "<answer>A</answer>"
                 reply = codec.encode_reply(text)
                 _, _, over, _, _ = env.step(text)
-                said = Turn(user, _as_reply(reply), codec.close(reply))
+                said = Exchange(user, _as_reply(reply), codec.close(reply))
                 said.reward = float(rng.normal())
                 episode.turns.append(said)
             self.episodes.append(episode)

@@ -45,10 +45,10 @@ def follow_the_scene(now: Situation, suite: HaystackSuite) -> Move:
     world = suite.world(episode.task)
     scene = world.scene_at(episode.task.segments_s[0][0])
     seen = sorted(episode.seen)
-    here = [cell for cell in seen if world.scene_at(episode.pool_times[cell]) == scene]
+    here = [index for index in seen if world.scene_at(episode.pool_times[index]) == scene]
     if here:
-        low = max((cell for cell in seen if cell < here[0]), default=-1) + 1
-        high = min((cell for cell in seen if cell > here[-1]), default=now.last + 1) - 1
+        low = max((index for index in seen if index < here[0]), default=-1) + 1
+        high = min((index for index in seen if index > here[-1]), default=now.last + 1) - 1
     else:
         edges = [-1, *seen, now.last + 1]
         before, after = max(pairwise(edges), key=lambda pair: pair[1] - pair[0])

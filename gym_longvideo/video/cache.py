@@ -1,6 +1,6 @@
 """Caches of pool frames that outlive an episode: in memory, and on disk.
 
-Both hold single slots of a pool, because a pool is decoded lazily and mostly in part.
+Both hold single frames of a pool, because a pool is decoded lazily and mostly in part.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PoolKey:
         video: ``VideoInfo.key``: changes when the file may have changed.
         decoder: Backend name; scalers differ between backends.
         size: Slots of the pool.
-        rule: Where the slots lie.
+        rule: Where its frames lie.
         frame_size: (H, W) in pixels.
         fit: "stretch" or "letterbox".
         tolerance_s: How far keyframes may stand in for exact frames.
@@ -55,7 +55,7 @@ class PoolKey:
 
 @dataclass(frozen=True)
 class CachedFrame:
-    """One decoded slot: (H, W, 3) uint8 pixels, true time in seconds, and status."""
+    """One decoded frame: (H, W, 3) uint8 pixels, true time in seconds, and status."""
 
     pixels: np.ndarray
     actual_s: float
@@ -65,12 +65,12 @@ class CachedFrame:
 class PoolCache(Protocol):
     """What a FramePool asks of a cache."""
 
-    def get(self, key: PoolKey, slots: Sequence[int]) -> dict[int, CachedFrame]:
-        """Return those of the slots that are cached."""
+    def get(self, key: PoolKey, frame_index: Sequence[int]) -> dict[int, CachedFrame]:
+        """Return those of the frames that are cached."""
         ...
 
     def put(self, key: PoolKey, frames: Mapping[int, CachedFrame]) -> None:
-        """Offer decoded slots to the cache."""
+        """Offer decoded frames to the cache."""
         ...
 
 
@@ -110,28 +110,28 @@ class FrameCache:
     def __len__(self) -> int:
         return len(self._frames)
 
-    def get(self, key: PoolKey, slots: Sequence[int]) -> dict[int, CachedFrame]:
-        """Return those of the slots that are cached; their pixels are read-only."""
+    def get(self, key: PoolKey, frame_index: Sequence[int]) -> dict[int, CachedFrame]:
+        """Return those of the frames that are cached; their pixels are read-only."""
         found = {}
         with self._lock:
-            for slot in slots:
-                frame = self._frames.get((key, slot))
+            for place in frame_index:
+                frame = self._frames.get((key, place))
                 if frame is not None:
-                    self._frames.move_to_end((key, slot))
-                    found[slot] = frame
+                    self._frames.move_to_end((key, place))
+                    found[place] = frame
         return found
 
     def put(self, key: PoolKey, frames: Mapping[int, CachedFrame]) -> None:
-        """Keep copies of decoded slots, dropping the least recently used beyond the bound."""
+        """Keep copies of decoded frames, dropping the least recently used beyond the bound."""
         with self._lock:
-            for slot, frame in frames.items():
+            for place, frame in frames.items():
                 # A copy, lest a slice keep its whole batch alive.
                 pixels = frame.pixels.copy()
                 pixels.setflags(write=False)
-                old = self._frames.pop((key, slot), None)
+                old = self._frames.pop((key, place), None)
                 if old is not None:
                     self._bytes -= old.pixels.nbytes
-                self._frames[key, slot] = CachedFrame(pixels, frame.actual_s, frame.status)
+                self._frames[key, place] = CachedFrame(pixels, frame.actual_s, frame.status)
                 self._bytes += pixels.nbytes
             while self._bytes > self._max_bytes:
                 self._bytes -= self._frames.popitem(last=False)[1].pixels.nbytes
@@ -147,11 +147,11 @@ class FrameCache:
 class DiskCache:
     """Frames in a directory, shared between processes and runs, bounded in bytes.
 
-    One pool is two files: ``.npy`` with the pixels of all slots, (M, H, W, 3) uint8, sparse until
-    filled; and ``.json`` naming the slots that are filled, with a checksum each. Pixels are
-    written first and the ``.json`` replaced atomically afterwards, so that a crash leaves a slot
+    One pool is two files: ``.npy`` with the pixels of all frames, (M, H, W, 3) uint8, sparse until
+    filled; and ``.json`` naming the frames that are filled, with a checksum each. Pixels are
+    written first and the ``.json`` replaced atomically afterwards, so that a crash leaves a frame
     unfilled, never wrong. Of two processes that fill one pool at once, one may overwrite the
-    other's ``.json``: slots are then decoded again, to the same pixels. A damaged entry is renamed
+    other's ``.json``: frames are then decoded again, to the same pixels. A damaged entry is renamed
     to ``.bad`` with a warning, and never read or deleted.
 
     Args:
@@ -166,8 +166,8 @@ class DiskCache:
         self._max_bytes = max_bytes
         self._directory.mkdir(parents=True, exist_ok=True)
 
-    def get(self, key: PoolKey, slots: Sequence[int]) -> dict[int, CachedFrame]:
-        """Return those of the slots that are cached, as copies."""
+    def get(self, key: PoolKey, frame_index: Sequence[int]) -> dict[int, CachedFrame]:
+        """Return those of the frames that are cached, as copies."""
         index = self._load(key)
         if index is None:
             return {}
@@ -175,21 +175,21 @@ class DiskCache:
         if pixels is None:
             return {}
         found = {}
-        for slot in slots:
-            row = index["slots"].get(str(slot))
+        for place in frame_index:
+            row = index["slots"].get(str(place))
             if row is None:
                 continue
-            frame = np.array(pixels[slot])
+            frame = np.array(pixels[place])
             if zlib.crc32(frame.tobytes()) != row["crc32"]:
-                self._set_aside(key, f"slot {slot} does not match its checksum")
+                self._set_aside(key, f"frame {place} does not match its checksum")
                 return {}
-            found[slot] = CachedFrame(frame, row["actual_s"], FrameStatus(row["status"]))
+            found[place] = CachedFrame(frame, row["actual_s"], FrameStatus(row["status"]))
         # Many file systems do not keep access times; eviction needs them.
         os.utime(self._path(key, ".json"))
         return found
 
     def put(self, key: PoolKey, frames: Mapping[int, CachedFrame]) -> None:
-        """Store decoded slots; a full disk or a read-only directory is logged, not raised."""
+        """Store decoded frames; a full disk or a read-only directory is logged, not raised."""
         if not frames or key.size * key.frame_size[0] * key.frame_size[1] * 3 > self._max_bytes:
             return
         try:
@@ -207,9 +207,9 @@ class DiskCache:
             pixels = self._map(key, "r+")
             if pixels is None:
                 return
-        for slot, frame in frames.items():
-            pixels[slot] = frame.pixels
-            index["slots"][str(slot)] = {
+        for place, frame in frames.items():
+            pixels[place] = frame.pixels
+            index["slots"][str(place)] = {
                 "actual_s": frame.actual_s,
                 "status": int(frame.status),
                 "crc32": zlib.crc32(np.ascontiguousarray(frame.pixels).tobytes()),
@@ -222,7 +222,7 @@ class DiskCache:
     def _create(self, key: PoolKey) -> None:
         temporary = self._temporary(key)
         shape = (key.size, *key.frame_size, 3)
-        # A file extended by truncation: blocks are allocated when slots are written.
+        # A file extended by truncation: blocks are allocated when frames are written.
         np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         os.replace(temporary, self._path(key, ".npy"))
 
@@ -239,11 +239,11 @@ class DiskCache:
             index = json.loads(text)
             if index["key"] != asdict(key) | {"frame_size": list(key.frame_size)}:
                 raise ValueError("belongs to another pool")
-            for slot, row in index["slots"].items():
-                if not 0 <= int(slot) < key.size:
-                    raise ValueError(f"slot {slot} does not exist")
+            for place, row in index["slots"].items():
+                if not 0 <= int(place) < key.size:
+                    raise ValueError(f"frame {place} does not exist")
                 if not {"actual_s", "crc32"} <= row.keys() or FrameStatus(row["status"]) < 0:
-                    raise ValueError(f"slot {slot} is incomplete")
+                    raise ValueError(f"frame {place} is incomplete")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self._set_aside(key, f"unreadable index ({error})")
             return None

@@ -1,7 +1,8 @@
 """FramePool: the candidate frames of one episode, decoded when first looked at.
 
-Frames are addressed by pool slot 0..m-1, which stands for a moment of the video; nothing here
-counts source frames except to keep the pool of a very short video from repeating itself.
+Frames are addressed by their index in the pool, 0..m-1, which stands for a moment of the video;
+nothing here counts source frames except to keep the pool of a very short video from repeating
+itself.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ def pool_times(
     Args:
         duration_s: Playable seconds of the video.
         size: Moments wanted (M); a video with fewer frames has as many as it has frames.
-        rule: "midpoint" puts slot k at ``(k + 0.5) * duration / m``. "linspace" takes source frames
-            ``linspace(0, n - 1, m)`` truncated to whole frames, as the released code of Video-MTR
-            does, each addressed in the middle of the time it is shown (so that rounded
+        rule: "midpoint" puts frame k at ``(k + 0.5) * duration / m``. "linspace" takes source
+            frames ``linspace(0, n - 1, m)`` truncated to whole frames, as the released code of
+            Video-MTR does, each addressed in the middle of the time it is shown (so that rounded
             timestamps cannot turn it into its neighbour).
         frame_count: Source frames n, if known.
         fps: Frames per second, needed by "linspace"; by default ``frame_count / duration_s``.
@@ -120,7 +121,7 @@ class FramePool:
         self._borders = (self._times[1:] + self._times[:-1]) / 2
         self._spacing_s = _spacing(self._times, info.duration_s)
         self._tolerance_s = self._tolerance(self._spacing_s)
-        self._slots: dict[int, CachedFrame] = {}
+        self._frames: dict[int, CachedFrame] = {}
         self._key = PoolKey(
             video=info.key,
             decoder=str(getattr(video, "backend", type(video).__name__)),
@@ -150,30 +151,31 @@ class FramePool:
         """How far a keyframe may lie from a candidate's moment and stand in for it."""
         return self._tolerance_s
 
-    def read(self, indices: Sequence[int] | np.ndarray) -> FrameBatch:
+    def read(self, frame_index: Sequence[int] | np.ndarray) -> FrameBatch:
         """Return candidate frames, decoding only those not seen yet in this episode.
 
         Args:
-            indices: Pool slots in ``[0, m)``, any order, duplicates allowed.
+            frame_index: Indices into the pool in ``[0, m)``, any order, duplicates allowed.
 
         Returns:
-            Frames in the order of ``indices``; ``frames_decoded`` counts only this call's work.
+            Frames in the order of ``frame_index``; ``frames_decoded`` counts only this call's work.
 
         Raises:
-            IndexError: If a slot does not exist.
-            VideoError: If decoding fails; slots decoded before stay available.
+            IndexError: If an index does not exist.
+            VideoError: If decoding fails; frames decoded before stay available.
         """
-        slots = np.array(indices, dtype=np.int64, ndmin=1)
-        bad = (slots < 0) | (slots >= len(self))
+        asked = np.array(frame_index, dtype=np.int64, ndmin=1)
+        bad = (asked < 0) | (asked >= len(self))
         if bad.any():
             raise IndexError(
-                f"pool index {slots[bad][0]} does not exist; this pool has slots 0..{len(self) - 1}"
+                f"pool index {asked[bad][0]} does not exist; this pool has "
+                f"frames 0..{len(self) - 1}"
             )
-        wanted = np.unique(slots).tolist()
-        missing = [slot for slot in wanted if slot not in self._slots]
+        wanted = np.unique(asked).tolist()
+        missing = [index for index in wanted if index not in self._frames]
         if missing and self._cache is not None:
-            self._slots.update(self._cache.get(self._key, missing))
-            missing = [slot for slot in missing if slot not in self._slots]
+            self._frames.update(self._cache.get(self._key, missing))
+            missing = [index for index in missing if index not in self._frames]
         decoded = 0
         if missing:
             batch = self._video.read(
@@ -185,19 +187,19 @@ class FramePool:
             )
             decoded = batch.frames_decoded
             fresh = {
-                slot: CachedFrame(
+                index: CachedFrame(
                     batch.frames[row], float(batch.actual_s[row]), FrameStatus(batch.status[row])
                 )
-                for row, slot in enumerate(missing)
+                for row, index in enumerate(missing)
             }
-            self._slots.update(fresh)
+            self._frames.update(fresh)
             if self._cache is not None:
                 self._cache.put(self._key, fresh)
-        frames = [self._slots[slot] for slot in slots.tolist()]
+        frames = [self._frames[index] for index in asked.tolist()]
         shape = (len(frames), *self._frame_size, 3)
         return FrameBatch(
             frames=np.stack([f.pixels for f in frames]) if frames else np.empty(shape, np.uint8),
-            requested_s=self._times[slots],
+            requested_s=self._times[asked],
             actual_s=np.array([f.actual_s for f in frames], np.float64),
             status=np.array([f.status for f in frames], np.uint8),
             frames_decoded=decoded,
@@ -226,7 +228,7 @@ class FramePool:
         )
 
     def cell_of(self, times: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Return the (N,) int64 pool slots whose cells contain the given playback seconds.
+        """Return the (N,) int64 frame_index whose cells contain the given playback seconds.
 
         A cell reaches halfway to the neighbouring moments; times outside the video fall into the
         first or last cell.
@@ -243,8 +245,8 @@ class FramePool:
 
     def __repr__(self) -> str:
         return (
-            f"FramePool({self._video!r}, {len(self)} slots every {self._spacing_s:.2f} s, "
-            f"{len(self._slots)} decoded)"
+            f"FramePool({self._video!r}, {len(self)} frames every {self._spacing_s:.2f} s, "
+            f"{len(self._frames)} decoded)"
         )
 
 

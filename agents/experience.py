@@ -1,0 +1,122 @@
+"""Experience: a batch of episodes as tensors, from the dialogues to the advantages.
+
+Tensors are (B, N): one row an episode, its response tokens in time order, right padded. A training
+row is something else: a sequence for a forward pass. An episode has several where its window moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from agents.model.policy import MLLMPolicy
+from agents.model.rows import Row
+from agents.rollout import Trajectory, rows_of
+
+
+class Layout(NamedTuple):
+    """Where the response tokens of episodes stand.
+
+    Attributes:
+        rows: Training rows.
+        owners: The episode of each training row.
+        places: The columns of each training row's response tokens.
+        mask: (B, N) bool.
+        turn_index: (B, N) int64, -1 where ``mask`` is False.
+        turn_rewards: (B, K) float32: what each turn earned, bonus included.
+    """
+
+    rows: list[Row]
+    owners: list[int]
+    places: list[slice]
+    mask: torch.Tensor
+    turn_index: torch.Tensor
+    turn_rewards: torch.Tensor
+
+    def at(self, row: int) -> tuple[tuple[int, slice], int]:
+        """Return where the response tokens of a training row belong, and how many they are."""
+        place = self.places[row]
+        return (self.owners[row], place), place.stop - place.start
+
+
+class Scored(NamedTuple):
+    """What the models say of a batch as it was sampled; (B, N) float32 unless said otherwise.
+
+    Attributes:
+        old_log_probs: Of the policy before its first step.
+        ref_log_probs: Of the reference; zeros where beta is 0.
+        values: Of the critic.
+        entropy: In nats.
+        states: (B, N, hidden) states for a critic that is a head; (B, N, 0) for others.
+    """
+
+    old_log_probs: torch.Tensor
+    ref_log_probs: torch.Tensor
+    values: torch.Tensor
+    entropy: torch.Tensor
+    states: torch.Tensor
+
+    @classmethod
+    def empty(cls, layout: Layout, hidden: int) -> Scored:
+        """Return zeros to write into."""
+        shape, device = layout.mask.shape, layout.mask.device
+        flat = {name: torch.zeros(shape, device=device) for name in cls._fields[:-1]}
+        return cls(**flat, states=torch.zeros((*shape, hidden), device=device))
+
+
+class Experience(NamedTuple):
+    """Episodes as the learner steps on them: a ``Layout``, what was ``Scored``, and the credit.
+
+    Attributes:
+        rewards: (B, N) token rewards.
+        advantages: (B, N), whitened if the configuration says so.
+        returns: (B, N) targets of the critic.
+    """
+
+    rows: list[Row]
+    owners: list[int]
+    places: list[slice]
+    mask: torch.Tensor
+    turn_index: torch.Tensor
+    turn_rewards: torch.Tensor
+    old_log_probs: torch.Tensor
+    ref_log_probs: torch.Tensor
+    values: torch.Tensor
+    entropy: torch.Tensor
+    states: torch.Tensor
+    rewards: torch.Tensor
+    advantages: torch.Tensor
+    returns: torch.Tensor
+
+
+def lay_out(trajectories: Sequence[Trajectory], policy: MLLMPolicy, history: int | None) -> Layout:
+    """Lay episodes out, on the policy's device.
+
+    Args:
+        trajectories: Episodes, each with one turn at least.
+        policy: The policy.
+        history: Earlier turns in context (w); None for all.
+    """
+    rows, owners = rows_of(trajectories, policy, history)
+    counts = [sum(len(turn.reply.ids) for turn in each.turns) for each in trajectories]
+    shape = (len(trajectories), max(counts, default=0))
+    device = policy.device
+    mask = torch.zeros(shape, dtype=torch.bool, device=device)
+    turn_index = torch.full(shape, -1, device=device)
+    most = max((len(each.turns) for each in trajectories), default=1)
+    turn_rewards = torch.zeros(len(trajectories), most, device=device)
+    for i, trajectory in enumerate(trajectories):
+        done = 0
+        for k, turn in enumerate(trajectory.turns):
+            turn_index[i, done : done + len(turn.reply.ids)] = k
+            done += len(turn.reply.ids)
+            turn_rewards[i, k] = turn.earned
+        mask[i, :done] = True
+    places, filled = [], [0] * len(trajectories)
+    for row, owner in zip(rows, owners, strict=True):
+        n = int(row.sampled.sum())
+        places.append(slice(filled[owner], filled[owner] + n))
+        filled[owner] += n
+    return Layout(rows, owners, places, mask, turn_index, turn_rewards)
