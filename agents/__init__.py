@@ -8,7 +8,8 @@ The path of a training run:
     command.py        options from a dataclass, configurations from a file, errors in a line
     config.py         TrainConfig: everything that a run depends on
     trainer.py        Trainer: collect, learn, log; evaluate and save now and then
-    rollout.py        Trajectory, RolloutCollector: dialogues with many environments at once
+    rollout.py        RolloutCollector: dialogues with many environments at once
+    trajectory.py     Trajectory: a dialogue as it was sampled and as it is trained on
     ppo.py            PPOLearner: a batch of episodes in, better weights out
     experience.py     a batch of episodes as tensors, from the dialogues to the advantages
     ppo_config.py     PPOConfig and the presets
@@ -19,6 +20,7 @@ The path of a training run:
 The model is a wing of its own, ``agents/model``; see there. The tiny one that is shipped:
 
     pretrain_tiny.py  how its weights were made; they lie in weights/tiny
+    lessons.py        what they were taught: dialogues with a teacher's replies
 
 What a run leaves behind:
 

@@ -13,7 +13,7 @@ import torch
 
 from agents.model.policy import MLLMPolicy
 from agents.model.rows import Row
-from agents.rollout import Trajectory, rows_of
+from agents.trajectory import Trajectory, rows_of
 
 
 class Layout(NamedTuple):

@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from agents.model.chat import ChatCodec
-from agents.rollout import Trajectory
+from agents.trajectory import Trajectory
 from gym_longvideo.command import write_config
 from gym_longvideo.rendering import draw_canvas, draw_text
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from agents.evaluation import Tally
 from agents.parallel import Processes
-from agents.rollout import RolloutCollector, Trajectory
+from agents.rollout import RolloutCollector
+from agents.trajectory import Trajectory
 
 _TIMES = {"score_s": "time/score", "optimise_s": "time/update"}
 _CHARTS = ("bonus", "bonus_share", "response_tokens")

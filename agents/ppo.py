@@ -37,7 +37,7 @@ from agents.model.policy import MLLMPolicy
 from agents.model.rows import Row, micro_batches
 from agents.parallel import Processes
 from agents.ppo_config import PPOConfig
-from agents.rollout import Trajectory
+from agents.trajectory import Trajectory
 
 
 class PPOLearner:

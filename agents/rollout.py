@@ -10,9 +10,8 @@ the learner leaves them out and counts them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,13 +19,12 @@ import torch
 
 from agents.curriculum import executed_retrieve
 from agents.evaluation import Tally
-from agents.model.chat import Block, ChatCodec, window
+from agents.model.chat import Block
 from agents.model.decoding import DecodeSession
 from agents.model.policy import MLLMPolicy
-from agents.model.rows import Row
 from agents.model.sampling import Reply, Sampling, greedy
+from agents.trajectory import Exchange, Trajectory
 from gym_longvideo.env import LongVideoQAEnv
-from gym_longvideo.record import EpisodeRecord
 from gym_longvideo.video.errors import VideoError
 from gym_longvideo.wrappers import TextProtocol
 
@@ -51,111 +49,6 @@ class Session(Protocol):
 
 MakeSession = Callable[[MLLMPolicy, Sampling, torch.Generator | None], Session]
 MOST_SKIPPED = 100  # videos in a row: then it is not the videos
-
-
-@dataclass
-class Exchange:
-    """One exchange.
-
-    Attributes:
-        user: What the environment showed.
-        reply: What the policy said.
-        close: What the template puts after the reply.
-        reward: What the turn finally earned from the environment.
-        retrieved: Whether a retrieval was carried out.
-        malformed: Why the reply was no action, "" if it was one.
-        bonus: What the learner paid for retrieving, beside the reward.
-    """
-
-    user: Block
-    reply: Reply
-    close: Block
-    reward: float = 0.0
-    retrieved: bool = False
-    malformed: str = ""
-    bonus: float = 0.0
-
-    @property
-    def earned(self) -> float:
-        """Reward and bonus."""
-        return self.reward + self.bonus
-
-
-@dataclass
-class Trajectory:
-    """One dialogue about one task.
-
-    Attributes:
-        system: The system message.
-        turns: In order.
-        task_id: Of the task.
-        success: Whether the answer was right.
-        outcome: As in the environment's info.
-        infra_error: What broke, "" if nothing did.
-        frames_shown: In all.
-        iou_gain: Best IoU minus that of the overview; NaN if not judged.
-        lenient_success: Whether a forgiving parser would have read the right answer.
-        record: The environment's record, if wanted.
-        frames: What each turn showed, (n, H, W, 3) uint8, if records are wanted.
-        played: The environment's own episode, for pictures, if records are wanted.
-    """
-
-    system: Block
-    turns: list[Exchange] = field(default_factory=list)
-    task_id: str = ""
-    success: bool = False
-    outcome: str = ""
-    infra_error: str = ""
-    frames_shown: int = 0
-    iou_gain: float = float("nan")
-    lenient_success: bool = False
-    record: EpisodeRecord | None = None
-    frames: list[np.ndarray] = field(default_factory=list)
-    played: Any = None
-
-    @property
-    def episode_return(self) -> float:
-        """What the episode earned, bonus included once the learner has paid it."""
-        return sum(turn.earned for turn in self.turns)
-
-    def counts(self) -> dict[str, Any]:
-        """Return what an evaluation counts, see ``agents.evaluation.Tally``."""
-        return {
-            "success": self.success,
-            "lenient_success": self.lenient_success,
-            "frames": self.frames_shown,
-            "earned": sum(turn.reward for turn in self.turns),
-            "iou_gain": self.iou_gain,
-            "turns": len(self.turns),
-            "retrieved": sum(turn.retrieved for turn in self.turns),
-            "malformed": sum(bool(turn.malformed) for turn in self.turns),
-            "truncated": sum(turn.reply.truncated for turn in self.turns),
-            "tokens": sum(len(turn.reply.ids) for turn in self.turns),
-        }
-
-    def rows(self, codec: ChatCodec, history: int | None) -> Iterator[list[Block]]:
-        """Yield sequences that hold every reply exactly once, in the context it was sampled in.
-
-        Turns whose context only grew share one sequence; a turn for which the window moved on has
-        one of its own, in which earlier replies are not trained on again.
-        """
-        shared = len(self.turns) if history is None else min(history + 1, len(self.turns))
-        blocks = [block for turn in self.turns[:shared] for block in _said(turn)]
-        yield [self.system, *blocks[:-1]]  # nothing is learned from the last close
-        for k in range(shared, len(self.turns)):
-            assert history is not None
-            earlier = [_silent(turn) for turn in self.turns[k - history : k]]
-            last = self.turns[k]
-            flat = [block for blocks in earlier for block in blocks]
-            yield [self.system, *flat, last.user, codec.reply(last.reply.ids)]
-
-
-def _said(turn: Exchange) -> list[Block]:
-    return [turn.user, Block(turn.reply.ids, (), True), turn.close]
-
-
-def _silent(turn: Exchange) -> list[Block]:
-    return [turn.user, Block(turn.reply.ids, (), False), turn.close]
 
 
 class TaskOrder:
@@ -288,13 +181,13 @@ class RolloutCollector:
         for place in running:
             user = self._user(place)
             new[place] = [trajectories[place].system, user]
-            trajectories[place].turns.append(Exchange(user, _UNSAID, _NOTHING))
+            trajectories[place].turns.append(Exchange.opened(user))
         turn = 0
         while running:
             moved = self.history is not None and turn > self.history
             fresh = turn == 0 or moved or not self.reuse_cache
             if fresh and turn:
-                new = {place: _open_context(trajectories[place], self.history) for place in running}
+                new = {place: trajectories[place].context(self.history) for place in running}
             replies = session.reply(running, [new[place] for place in running], fresh=fresh)
             texts = [codec.text(reply.ids) for reply in replies]
             steps = self._step(running, texts)
@@ -313,7 +206,7 @@ class RolloutCollector:
                     continue
                 user = self._user(place)
                 new[place] = [said.close, user]
-                trajectory.turns.append(Exchange(user, _UNSAID, _NOTHING))
+                trajectory.turns.append(Exchange.opened(user))
                 if self.keep_records:
                     trajectory.frames.append(self.envs[place].turn.frames.copy())
                 still.append(place)
@@ -417,17 +310,6 @@ def play(
     return tally
 
 
-_UNSAID = Reply(np.zeros(0, np.int64), np.zeros(0, np.float32), False)
-_NOTHING = Block(np.zeros(0, np.int64))
-
-
-def _open_context(trajectory: Trajectory, history: int | None) -> list[Block]:
-    """Return the context of a turn that is not answered yet."""
-    *earlier, last = trajectory.turns
-    turns = [*(_silent(turn) for turn in earlier), [last.user]]
-    return [trajectory.system, *window(turns, history)]
-
-
 def _at_once(function: Callable[..., Any], **options: Any) -> Future[Any]:
     future: Future[Any] = Future()
     try:
@@ -443,16 +325,3 @@ def _settle(future: Future[Any]) -> None:
         future.result()
     except VideoError:
         pass
-
-
-def rows_of(
-    trajectories: Sequence[Trajectory], policy: MLLMPolicy, history: int | None
-) -> tuple[list[Row], list[int]]:
-    """Return the training rows of episodes, and which episode each belongs to."""
-    rows: list[Row] = []
-    owners: list[int] = []
-    for i, trajectory in enumerate(trajectories):
-        for blocks in trajectory.rows(policy.codec, history):
-            rows.append(policy.row(blocks))
-            owners.append(i)
-    return rows, owners

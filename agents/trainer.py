@@ -28,7 +28,8 @@ from agents.metrics import of_learning, of_rollout
 from agents.model.policy import MLLMPolicy
 from agents.parallel import Processes
 from agents.ppo import PPOLearner
-from agents.rollout import RolloutCollector, TaskOrder, Trajectory, play
+from agents.rollout import RolloutCollector, TaskOrder, play
+from agents.trajectory import Trajectory
 from gym_longvideo.command import check_directory
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.wrappers import TextProtocol

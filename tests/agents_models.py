@@ -20,7 +20,7 @@ from agents.model.chat import Block, ChatCodec
 from agents.model.policy import LoRA, MLLMPolicy
 from agents.model.rows import Row
 from agents.model.sampling import Reply
-from agents.rollout import Exchange, Trajectory, rows_of
+from agents.trajectory import Exchange, Trajectory, rows_of
 
 torch.set_num_threads(1)
 

@@ -25,7 +25,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from agents.model.decoding import DecodeSession
 from agents.model.sampling import Sampling, restrict
-from agents.rollout import Exchange, Trajectory, rows_of
+from agents.trajectory import Exchange, Trajectory, rows_of
 
 T = 0.7
 SAMPLING = Sampling(temperature=T, max_new_tokens=9)

@@ -21,7 +21,7 @@ from agents.model.policy import LoRA
 from agents.model.sampling import Sampling
 from agents.ppo import PPOLearner
 from agents.ppo_config import PRESETS, PPOConfig, make_config
-from agents.rollout import Exchange, Trajectory
+from agents.trajectory import Exchange, Trajectory
 
 # One step over all episodes, critic and actor, unless a test says otherwise.
 BASE = {

@@ -17,7 +17,8 @@ from worlds import FailingSuite, GreySuite
 
 from agents.model.chat import window
 from agents.model.sampling import Reply, Sampling
-from agents.rollout import MOST_SKIPPED, RolloutCollector, TaskOrder, rows_of
+from agents.rollout import MOST_SKIPPED, RolloutCollector, TaskOrder
+from agents.trajectory import rows_of
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.video import VideoError
 from gym_longvideo.wrappers import TextProtocol

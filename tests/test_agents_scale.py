@@ -11,7 +11,8 @@ import torch
 
 from agents.model import tiny
 from benchmarks.speed import scale
-from benchmarks.speed.scale import SIZES, Phase, ScaleConfig, Work, build_config, build_policy
+from benchmarks.speed.scale import Phase, ScaleConfig, build_policy
+from benchmarks.speed.sizes import SIZES, Work, build_config
 
 SMALL = {
     "size": "tiny",

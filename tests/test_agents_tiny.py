@@ -6,19 +6,11 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
+from agents.lessons import ACTION, LETTER, SKILLS, Teacher
 from agents.model import tiny
 from agents.model.policy import MLLMPolicy
 from agents.model.sampling import Sampling
-from agents.pretrain_tiny import (
-    ACTION,
-    LETTER,
-    SKILLS,
-    PretrainConfig,
-    Teacher,
-    loss_of,
-    pretrain,
-    schedule,
-)
+from agents.pretrain_tiny import PretrainConfig, loss_of, pretrain, schedule
 from agents.rollout import RolloutCollector, play
 from gym_longvideo.wrappers import TextProtocol
 

@@ -9,6 +9,7 @@ import clips
 import numpy as np
 import pytest
 
+from benchmarks.speed import films
 from benchmarks.speed import video as speed
 from gym_longvideo.video import open_video
 
@@ -18,7 +19,7 @@ def film(tmp_path_factory):
     """Twelve seconds made of a clip of three, repeated."""
     folder = tmp_path_factory.mktemp("film")
     unit = clips.h264(folder / "unit.mp4")
-    speed.repeat(unit, folder / "film.mp4", times=4, unit_s=3)
+    films.repeat(unit, folder / "film.mp4", times=4, unit_s=3)
     return folder / "film.mp4"
 
 

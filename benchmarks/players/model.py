@@ -26,8 +26,9 @@ from agents.model.decoding import DecodeSession
 from agents.model.policy import MLLMPolicy
 from agents.model.sampling import Reply, Sampling
 from agents.parallel import usable_device
-from agents.rollout import RolloutCollector, Trajectory
+from agents.rollout import RolloutCollector
 from agents.source import CheckpointError, MadeFor, PolicySource
+from agents.trajectory import Trajectory
 from benchmarks.players.player import Job, MakeEnv, MeteredText, Played, describe, new_cost
 from gym_longvideo import checks
 from gym_longvideo.video.errors import VideoError

@@ -40,7 +40,7 @@ from agents.model.sampling import Sampling
 from agents.model.vision import patchify
 from agents.ppo import PPOLearner
 from agents.ppo_config import make_config
-from agents.rollout import Exchange, Trajectory
+from agents.trajectory import Exchange, Trajectory
 from gym_longvideo.command import as_command
 from gym_longvideo.wrappers import TextProtocol
 

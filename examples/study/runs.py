@@ -135,7 +135,8 @@ def examine(trainer: Any) -> dict[str, float | None]:
     answer; ``needless``, retrievals in an episode after the answer was proved; and ``width``, mean
     pool frames that a retrieval spans, None if there was none.
     """
-    from agents.rollout import RolloutCollector, Trajectory, play
+    from agents.rollout import RolloutCollector, play
+    from agents.trajectory import Trajectory
     from gym_longvideo.haystack import oracle
     from gym_longvideo.record import rescore
 
