@@ -4,7 +4,7 @@ In reading order; the first part tells the method, the rest is what it stands on
 
 The path of a training run:
 
-    train.py          the command line: ``python -m agents.train``
+    train.py          the command line: ``longvideo train``
     command.py        options from a dataclass, configurations from a file, errors in a line
     config.py         TrainConfig: everything that a run depends on
     trainer.py        Trainer: collect, learn, log; evaluate and save now and then

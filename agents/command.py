@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,17 +33,17 @@ JSON = PrimitiveConstructorSpec(
     str_from_instance=lambda value: [json.dumps(value)],
 )
 Options = Annotated[dict[str, Any], JSON]
+Positional = tyro.conf.Positional  # of fields that are given without their names
 _CONFIG = "--config FILE reads options from a file that a run wrote (config.json); others override."
 
 
 def parse(
     kind: type[T],
     arguments: Sequence[str],
+    name: str,
     *,
-    prog: str,
-    description: str | None,
+    description: str | None = None,
     default: T | None = None,
-    positional: bool = False,
     make_default: Callable[[Sequence[str], Mapping[str, Any]], T | None] | None = None,
 ) -> T:
     """Read a command line.
@@ -51,10 +52,10 @@ def parse(
         kind: A frozen dataclass; a nested one adds its fields without a prefix where it is
             annotated so.
         arguments: Words of the command line.
-        prog: What the help calls the command.
-        description: Of the command, for the help.
+        name: Of the command; "python -m ..." for one that is not in ``longvideo``.
+        description: Of the command, for the help; by default the docstring of the module in which
+            ``kind`` is.
         default: Values of what the command line leaves open.
-        positional: Whether fields without a default are given without their names.
         make_default: Makes those from the words and from what ``--config`` holds.
 
     Raises:
@@ -66,16 +67,16 @@ def parse(
         default = make_default(words, given)
     elif given:
         default = from_json(kind, given)
-    text = f"{(description or '').rstrip()}\n\n{_CONFIG}"
+    text = sys.modules[kind.__module__].__doc__ if description is None else description
+    text = f"{(text or '').rstrip()}\n\n{_CONFIG}"
     options: dict[str, Any] = {} if default is None else {"default": default}
-    required = (tyro.conf.PositionalRequiredArgs,) if positional else ()
     with _errors_as_lines(), _wide(words):
         return tyro.cli(
             kind,
             args=words,
-            prog=prog,
+            prog=name if name.startswith("python ") else f"longvideo {name}",
             description=text,
-            config=(tyro.conf.PositionalMetavarFromFieldName, *required),
+            config=(tyro.conf.PositionalMetavarFromFieldName,),
             registry=_REGISTRY,
             **options,
         )
@@ -173,8 +174,8 @@ def _plain(box: str) -> str:
     cut = next((i for i, line in enumerate(body) if _is_rule(line)), len(body))
     text = " ".join(body[:cut])
     if title == "Required options":
-        names = [line.split()[0] for line in body[1:cut] if re.match(r"--?\w|[A-Z]", line)]
-        names = [name for name in dict.fromkeys(names) if name.startswith("--") or name.isupper()]
+        # An option with its placeholder, or the placeholder of one without a name, alone in a line.
+        names = [line.split()[0] for line in body[1:cut] if re.match(r"--\w|[A-Z][A-Z-]+$", line)]
         return f"{', '.join(names)} must be given"
     if "Perhaps you meant:" in body[cut:]:
         near = next((line for line in body[cut + 1 :] if re.match(r"--\w", line)), "")

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -34,12 +35,14 @@ import torch
 from tqdm import tqdm
 
 import gym_longvideo  # noqa: F401 - registers the ids
+from agents.command import parse
 from agents.lessons import SKILLS, Lesson, LessonKind, Teacher, codec_of
 from agents.model import tiny
 from agents.model.policy import MLLMPolicy
 from agents.model.rows import micro_batches
 from agents.model.sampling import Sampling
 from agents.rollout import RolloutCollector, play
+from gym_longvideo.command import as_command
 from gym_longvideo.wrappers import TextProtocol
 
 
@@ -257,12 +260,16 @@ _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def main() -> None:
+@as_command
+def main(arguments: Sequence[str]) -> int:
     """Run from the command line."""
-    import tyro
-
-    print(json.dumps(pretrain(tyro.cli(PretrainConfig, description=__doc__)), indent=2))
+    print(
+        json.dumps(
+            pretrain(parse(PretrainConfig, arguments, "python -m agents.pretrain_tiny")), indent=2
+        )
+    )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

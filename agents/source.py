@@ -130,7 +130,7 @@ class PolicySource:
         if text.startswith(("http://", "https://")):
             return cls("endpoint", text, text, given=text)
         path = _shipped(text)
-        if path.is_dir():
+        if text and path.is_dir():
             return replace(_directory(path), given=text)
         # What looks like a hub id beside a directory of that name is a path with a slip in it.
         beside = path.parent.is_dir() or path.parts[:1] == ("runs",)

@@ -38,11 +38,7 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
         CheckpointError: If there is nothing to resume.
     """
     return command.parse(
-        TrainConfig,
-        arguments,
-        prog="longvideo train",
-        description=__doc__,
-        make_default=_defaults,
+        TrainConfig, arguments, "train", description=__doc__, make_default=_defaults
     )
 
 

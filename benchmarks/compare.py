@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agents.command import Positional, parse
 from benchmarks.card import require_same
 from benchmarks.controls import record_key
 from benchmarks.datasets.dataset import Dataset
@@ -191,8 +192,8 @@ class CompareConfig:
         seed: Of the bootstrap.
     """
 
-    run_a: Path
-    run_b: Path
+    run_a: Positional[Path]
+    run_b: Positional[Path]
     across: tuple[str, ...] = ()
     out: Path | None = None
     resamples: int = 2000
@@ -202,16 +203,9 @@ class CompareConfig:
 @as_command
 def main(arguments: Sequence[str]) -> int:
     """Run from the command line; return the exit code."""
-    from agents.command import parse
     from benchmarks.runs import read_run, write_json
 
-    config = parse(
-        CompareConfig,
-        arguments,
-        prog="longvideo compare",
-        description=__doc__,
-        positional=True,
-    )
+    config = parse(CompareConfig, arguments, "compare")
     a, b = read_run(config.run_a), read_run(config.run_b)
     result = compare(
         a,

@@ -134,7 +134,7 @@ def evaluate(
     loaded = suite_to_play(suite, split=split, options=suite_options)
     for what in ("invalid", "missing"):
         if found := len(getattr(loaded, what, ())):
-            _log.warning("%d %s in the suite; python -m benchmarks.validate says more", found,
+            _log.warning("%d %s in the suite; longvideo validate says more", found,
                          "rows were left out" if what == "invalid" else "videos are missing"
                          )  # fmt: skip
     tasks = ControlledSuite(
@@ -302,11 +302,7 @@ def main(arguments: Sequence[str]) -> int:
         return _defaults(source, given)
 
     config = parse(
-        EvaluateConfig,
-        arguments,
-        prog="longvideo evaluate",
-        description=__doc__,
-        make_default=defaults,
+        EvaluateConfig, arguments, "evaluate", description=__doc__, make_default=defaults
     )
     try:
         summary = evaluate(**{**config.arguments(), "policy": source})

@@ -61,7 +61,7 @@ def load_suite(name: str, **arguments: Any) -> BenchmarkSuite:
     longer_than_s=30``.
 
     Args:
-        name: "videomme", ...; ``python -m benchmarks.suites`` lists them.
+        name: "videomme", ...; ``longvideo suites`` lists them.
         **arguments: Those of ``BenchmarkSuite``: ``root``, ``split``, ``where``, ...
 
     Raises:

@@ -2,7 +2,7 @@
 
     longvideo rescore RUN --reward ungated
     longvideo rescore RUN --parser lenient --out runs/lenient
-    python -m benchmarks.compare RUN runs/lenient --across scorer
+    longvideo compare RUN runs/lenient --across scorer
 
 A reward can be exchanged fully, because records hold facts. A parser cannot: only the *last* reply
 of an episode is read again. A reply that the new parser would have read differently earlier, or an
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from agents.command import Positional, parse, to_json
 from benchmarks.controls import record_key
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.registry import dataset_of
@@ -298,7 +299,7 @@ class RescoreConfig:
         seed: Of the bootstrap.
     """
 
-    run: Path
+    run: Positional[Path]
     reward: str | None = None
     parser: str | None = None
     out: Path | None = None
@@ -309,16 +310,9 @@ class RescoreConfig:
 @as_command
 def main(arguments: Sequence[str]) -> int:
     """Run from the command line; return the exit code."""
-    from agents.command import parse, to_json
     from benchmarks.runs import read_run, write_json
 
-    config = parse(
-        RescoreConfig,
-        arguments,
-        prog="longvideo rescore",
-        description=__doc__,
-        positional=True,
-    )
+    config = parse(RescoreConfig, arguments, "rescore")
     if config.out is not None and config.out.resolve().is_relative_to(config.run.resolve()):
         raise ValueError(
             f"--out {config.out} lies in the run itself; write it elsewhere, so that it is "

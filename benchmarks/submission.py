@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from agents.command import Positional, parse
 from benchmarks.datasets.egoschema import EGOSCHEMA, QUESTIONS
 from benchmarks.runs import read_run
 from gym_longvideo.command import as_command
@@ -49,22 +50,14 @@ class SubmissionConfig:
         out: File to write.
     """
 
-    run: Path
+    run: Positional[Path]
     out: Path = Path("submission.json")
 
 
 @as_command
 def main(arguments: Sequence[str]) -> int:
     """Write a submission, and say what it lacks."""
-    from agents.command import parse
-
-    chosen = parse(
-        SubmissionConfig,
-        arguments,
-        prog="longvideo submission",
-        description=__doc__,
-        positional=True,
-    )
+    chosen = parse(SubmissionConfig, arguments, "submission")
     run = read_run(chosen.run)
     if {record.suite for record in run.records} - {EGOSCHEMA.name}:
         raise ValueError(f"{chosen.run} is no run of {EGOSCHEMA.name}")

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agents.command import Positional, parse
 from benchmarks.registry import find_dataset, load_suite
 from benchmarks.suite import BenchmarkSuite
 from gym_longvideo import checks
@@ -46,7 +47,7 @@ class ValidateConfig:
         json: File for the whole report.
     """
 
-    name: str
+    name: Positional[str]
     root: Path | None = None
     split: str | None = None
     annotation: Path | None = None
@@ -263,15 +264,7 @@ def defects(report: Mapping[str, Any]) -> Counter[str]:
 @as_command
 def main(arguments: Sequence[str]) -> int:
     """Print a report; return 0 if the benchmark can be used."""
-    from agents.command import parse
-
-    chosen = parse(
-        ValidateConfig,
-        arguments,
-        prog="longvideo validate",
-        description=__doc__,
-        positional=True,
-    )
+    chosen = parse(ValidateConfig, arguments, "validate")
     find_dataset(chosen.name)
     try:
         report = validate(chosen)

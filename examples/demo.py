@@ -37,7 +37,7 @@ SPLIT = "test"  # training draws from "train" and watches "val"
 def train_config(
     out: Path, *, seconds: float, episodes: int, seed: int, iterations: int = 0
 ) -> TrainConfig:
-    """Return the demo's settings; ``python -m agents.train`` has the same but for the limits."""
+    """Return the demo's settings; ``longvideo train`` has the same but for the limits."""
     return TrainConfig(
         out=str(out),
         seconds=seconds,
@@ -146,7 +146,7 @@ def main() -> None:
         f"  sample episodes      {directory}/samples\n"
         f"  episode records      {directory}/records\n"
         f"  checkpoint           {directory}/checkpoint-{trainer.step:06d}  "
-        f"(go on: python -m agents.train --resume {directory} --seconds 600)"
+        f"(go on: longvideo train --resume {directory} --seconds 600)"
     )
 
 

@@ -135,16 +135,16 @@ def main() -> None:
         where = ["--root", chosen.out, "--split", split]
         show("validate", name, *where, "--decode")
         runs = []
-        for policy in ("oracle", tiny.WEIGHTS):
+        for policy in ("oracle", "tiny"):
             runs.append(chosen.out / "evaluated" / name / Path(policy).name)
             asked = ["--suite", name, *where, "--policy", policy, "--out", runs[-1]]
-            show("evaluate", *asked, "--env", json.dumps(tiny.ENV_OPTIONS))
+            show("evaluate", *asked)
         show("report", *runs, "--out", chosen.out / "report" / name)
 
 
-def show(module: str, *arguments: object) -> None:
+def show(command: str, *arguments: object) -> None:
     """Print a command."""
-    print(shlex.join(["python", "-m", f"benchmarks.{module}", *map(str, arguments)]))
+    print(shlex.join(["longvideo", command, *map(str, arguments)]))
 
 
 if __name__ == "__main__":

@@ -227,9 +227,7 @@ def test_the_command_line_leaves_open_what_a_policy_was_made_for() -> None:
     def read(*words: str) -> dict[str, Any]:
         default = _defaults(PolicySource.of("tiny"), {})
         words = ("--suite", "haystack", "--policy", "tiny", *words)
-        return parse(
-            EvaluateConfig, words, prog="evaluate", description="", default=default
-        ).arguments()
+        return parse(EvaluateConfig, words, "evaluate", default=default).arguments()
 
     left = read()
     assert left["protocol"] == "tags" and left["env"]["seek"] == "exact"

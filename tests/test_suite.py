@@ -13,7 +13,7 @@ from worlds import GreySuite
 
 from gym_longvideo import JsonlSuite, Suite, load_suite
 from gym_longvideo.haystack.suite import HaystackSuite
-from gym_longvideo.suite import question_text
+from gym_longvideo.suite import question_text, suite_names
 from gym_longvideo.task import Task
 from gym_longvideo.video import VideoError, VideoNotFoundError
 
@@ -274,3 +274,27 @@ def test_nan_in_an_annotation_is_read_as_null(tmp_path):
     line = '{"video": "a.mp4", "question": "?", "options": ["x", "y"], "answer": "A", "score": NaN}'
     (tmp_path / "my.jsonl").write_text(line)
     assert JsonlSuite(tmp_path / "my.jsonl")[0].meta == {"score": None}
+
+
+def test_installed_suites_are_found_by_name_everywhere(tmp_path):
+    benchmarks = pytest.importorskip("benchmarks")
+    names = suite_names()
+    assert set(names) == {"haystack", *benchmarks.ENV_IDS}
+    path = tmp_path / "a.csv"
+    path.write_text("video,question,options,answer\na.mp4,Which?,\"['x', 'y']\",A\n")
+    for suite in (
+        load_suite("jsonl", split=None, options={"annotation": path}),
+        load_suite(str(path), split=None),
+        gym.make("gym_longvideo:LongVideoQA-v0", suite="jsonl", split="all",
+                 suite_options={"annotation": str(path)}).unwrapped.suite,  # type: ignore[attr-defined]
+    ):  # fmt: skip
+        assert (suite.name, suite.split, len(suite)) == ("jsonl", "all", 1)
+
+
+def test_a_name_may_carry_a_split_of_its_own():
+    assert load_suite("haystack:test", split="val").split == "test"
+    assert load_suite("haystack", split=None).split == "train"
+    with pytest.raises(ValueError, match="split='dev' is unknown"):
+        load_suite("haystack:dev")
+    with pytest.raises(ValueError, match="suite='haystak:val' cannot be imported"):
+        load_suite("haystak:val")

@@ -1,7 +1,7 @@
 """What real annotation gets wrong, and how it is read all the same.
 
 Pure functions that adapters share. A repair is named among a task's ``issues``; what cannot be
-repaired is a ``Defect``, whose kind is what ``python -m benchmarks.validate`` counts. Nothing is
+repaired is a ``Defect``, whose kind is what ``longvideo validate`` counts. Nothing is
 invented: a segment that makes no sense is dropped, never turned around or widened.
 """
 

@@ -1,1 +1,1 @@
-"""Reports of runs: ``python -m benchmarks.report``."""
+"""Reports of runs: ``longvideo report``."""

@@ -96,7 +96,7 @@ def _write(path: Path, text: str) -> Path:
 @as_command
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit code."""
-    config = parse(ReportConfig, arguments, prog="longvideo report", description=__doc__)
+    config = parse(ReportConfig, arguments, "report")
     written = write_report(config.runs, config.out, examples=config.examples)
     print(f"{written['report.html']} and {len(written) - 1} more files")
     return 0

@@ -1,6 +1,6 @@
 """How long a benchmark takes to load, against reading its rows and nothing else.
 
-    python -m benchmarks.speed.loading --rows 5000
+    longvideo speed loading --rows 5000
 
 Rows of Video-MME's schema are made up and written as Parquet. The rival is pyarrow alone: the same
 file as a list of dicts, nothing checked and no task made. The aims are 2 s for 5,000 rows and 0.2 s
@@ -89,7 +89,7 @@ def _median(call: Callable[[], Any], repeats: int) -> float:
 @as_command
 def main(arguments: Sequence[str]) -> int:
     """Measure and print."""
-    config = parse(LoadingConfig, arguments, prog="longvideo speed loading", description=__doc__)
+    config = parse(LoadingConfig, arguments, "speed loading")
     found = measure(config.rows, config.repeats)
     for name, seconds in found.items():
         print(f"{name:24s}{seconds:8.3f} s{seconds / found['pyarrow']:8.1f} x pyarrow")

@@ -403,7 +403,7 @@ def table(result: dict[str, Any]) -> str:
 @as_command
 def main(arguments: Sequence[str]) -> int:
     """Run from the command line."""
-    config = parse(ScaleConfig, arguments, prog="longvideo speed scale", description=__doc__)
+    config = parse(ScaleConfig, arguments, "speed scale")
     result = measure(config)
     print(table(result))
     if config.json_file is not None:

@@ -368,7 +368,7 @@ def measure(config: SpeedConfig) -> dict[str, float]:
 @as_command
 def main(arguments: Sequence[str]) -> int:
     """Run from the command line."""
-    config = parse(SpeedConfig, arguments, prog="longvideo speed training", description=__doc__)
+    config = parse(SpeedConfig, arguments, "speed training")
     result = measure(config)
     for name, value in result.items():
         unit = "x" if "_vs_" in name else ""

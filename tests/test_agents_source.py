@@ -1,0 +1,135 @@
+"""What a policy's name means, and what the policy was made for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from agents_models import model_dir
+from agents_training import ENV, SUITE, small, trained
+
+from agents.checkpoint import config_of, load_policy
+from agents.config import TrainConfig
+from agents.model import tiny
+from agents.source import MADE_FOR, WEIGHTS, MadeFor, PolicySource
+from benchmarks.evaluate import evaluate
+from benchmarks.players.model import weights_digest
+from benchmarks.runs import read_run
+from gym_longvideo.settings import EpisodeSettings
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("bisect", "scripted"),
+        ("tiny", "model"),
+        (str(WEIGHTS), "model"),
+        ("Qwen/Qwen2.5-VL-3B-Instruct", "hub"),
+        ("http://localhost:8000/v1", "endpoint"),
+        (GOLDEN / "checkpoint", "checkpoint"),
+    ],
+)
+def test_a_name_means_one_thing(name, kind):
+    source = PolicySource.of(name)
+    assert (source.kind, source.given) == (kind, str(name))
+    assert PolicySource.of(source) is source
+
+
+@pytest.mark.parametrize("name", ["", "clever", "./here", "/no/where", "tests/golden/nothing"])
+def test_what_is_nothing_is_refused_with_what_there_is(name):
+    with pytest.raises(ValueError, match=r"use one of \['random'.*'tiny'.*hub id.*endpoint"):
+        PolicySource.of(name)
+
+
+def test_the_shipped_policy_says_what_it_was_made_for():
+    made_for = PolicySource.of("tiny").made_for
+    assert made_for == tiny.MADE_FOR
+    assert made_for.settings.resolved()["frame_size"] == [28, 28]
+
+
+def test_what_a_policy_was_made_for_survives_its_file_and_nothing_else_is_read(tmp_path):
+    made_for = MadeFor("tool_call", EpisodeSettings(max_turns=5), 64, 2, "mlvu", {"root": "x"})
+    made_for.write(tmp_path)
+    assert MadeFor.read(tmp_path) == made_for
+    path = tmp_path / MADE_FOR
+    good = json.loads(path.read_text())
+    for change, says in (
+        ({"format": 2}, "has format 2"),
+        ({"colour": 1}, "has no 'colour'"),
+        ({"settings": {"turns": 3}}, "has no 'turns'"),
+        ({"settings": {"max_turns": 0}}, "max_turns=0 must be"),
+    ):
+        path.write_text(json.dumps({**good, **change}))
+        with pytest.raises(ValueError, match=rf"longvideo.json cannot be read: .*{says}"):
+            MadeFor.read(tmp_path)
+
+
+def test_a_checkpoint_of_another_checkout_plays_as_it_was_trained(tmp_path):
+    """It was written before policies had settings of their own, and names a path of elsewhere."""
+    source = PolicySource.of(GOLDEN / "checkpoint")
+    assert source.made_for.settings == tiny.MADE_FOR.settings
+    assert (source.made_for.max_new_tokens, source.made_for.history) == (24, 2)
+    before = read_run(GOLDEN / "run-trained")
+    assert weights_digest(load_policy(source.path, "cpu")) == before.card.policy["weights"]
+    summary = evaluate(
+        str(GOLDEN / "checkpoint"), "haystack", out=tmp_path / "run", split="val", episodes=6,
+        suite_options={"families": "needle", "size": 12}, policy_options={"device": "cpu"},
+    )  # fmt: skip
+    now = read_run(summary["directory"])
+    assert now.card.protocol == before.card.protocol
+    outcomes = [{r.task["task_id"]: r.outcome for r in run.records} for run in (before, now)]
+    assert outcomes[0] == outcomes[1]
+
+
+def test_a_checkpoint_of_earlier_goes_on_with_the_settings_that_it_had(tmp_path):
+    for name in ("state.json",):
+        shutil.copy(GOLDEN / "checkpoint" / name, tmp_path)
+    state = json.loads((tmp_path / "state.json").read_text())
+    state["config"]["env"] = {"pool_size": 9}
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    # Then these replaced all that the shipped model was made for; now they are laid over it.
+    settings = EpisodeSettings(pool_size=9)
+    assert PolicySource.of(tmp_path).made_for.settings == settings
+    base = config_of(tmp_path).make_env("val").unwrapped
+    assert base.settings["pool_size"] == 9 and base.settings["frame_size"] == [56, 56]
+
+
+def test_a_saved_policy_carries_its_settings_wherever_it_is_copied(tmp_path):
+    trained(small(tmp_path / "run", iterations=1, eval_every=0, protocol="tags_seconds"))
+    shutil.copytree(tmp_path / "run" / "checkpoint-000001" / "policy", tmp_path / "copy")
+    for place in (tmp_path / "run", tmp_path / "copy"):
+        made_for = PolicySource.of(place).made_for
+        assert made_for.protocol == "tags_seconds" and made_for.max_new_tokens == 5
+        assert made_for.settings == EpisodeSettings(**ENV)
+        assert (made_for.suite, made_for.suite_options) == ("haystack", SUITE)
+
+
+def test_the_settings_of_a_run_are_laid_over_those_of_its_model():
+    base = TrainConfig(env={"pool_size": 9}).make_env("val").unwrapped
+    assert base.settings["pool_size"] == 9 and base.settings["frame_size"] == [28, 28]
+    assert base.settings["suite_options"] == tiny.SUITE_OPTIONS
+    other = TrainConfig(model=str(model_dir()), suite="haystack:val")
+    assert other.make_env(other.split).unwrapped.suite.split == "val"  # as the suite says
+    assert other.make_env("test").unwrapped.suite.split == "test"
+
+
+def test_a_model_of_the_hub_that_cannot_be_had_is_refused_at_once(monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def unreachable(name, file):
+        asked.append((name, file))
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "file_exists", unreachable)
+    with pytest.raises(ValueError, match=r"not in the local cache, and the hub cannot be reached"):
+        TrainConfig(model="some/model").load_policy("cpu")
+    monkeypatch.setattr(huggingface_hub, "file_exists", lambda *_: False)
+    with pytest.raises(ValueError, match="the hub has no model 'some/model'"):
+        PolicySource.of("some/model").check()
+    assert asked == [("some/model", "config.json")]
