@@ -33,7 +33,6 @@ JSON = PrimitiveConstructorSpec(
     str_from_instance=lambda value: [json.dumps(value)],
 )
 Options = Annotated[dict[str, Any], JSON]
-Positional = tyro.conf.Positional  # of fields that are given without their names
 _CONFIG = "--config FILE reads options from a file that a run wrote (config.json); others override."
 
 
@@ -44,6 +43,7 @@ def parse(
     *,
     description: str | None = None,
     default: T | None = None,
+    positional: bool = False,
     make_default: Callable[[Sequence[str], Mapping[str, Any]], T | None] | None = None,
 ) -> T:
     """Read a command line.
@@ -56,6 +56,7 @@ def parse(
         description: Of the command, for the help; by default the docstring of the module in which
             ``kind`` is.
         default: Values of what the command line leaves open.
+        positional: Whether fields without a default are given without their names.
         make_default: Makes those from the words and from what ``--config`` holds.
 
     Raises:
@@ -69,6 +70,7 @@ def parse(
         default = from_json(kind, given)
     text = sys.modules[kind.__module__].__doc__ if description is None else description
     text = f"{(text or '').rstrip()}\n\n{_CONFIG}"
+    required = (tyro.conf.PositionalRequiredArgs,) if positional else ()
     options: dict[str, Any] = {} if default is None else {"default": default}
     with _errors_as_lines(), _wide(words):
         return tyro.cli(
@@ -76,7 +78,7 @@ def parse(
             args=words,
             prog=name if name.startswith("python ") else f"longvideo {name}",
             description=text,
-            config=(tyro.conf.PositionalMetavarFromFieldName,),
+            config=(tyro.conf.PositionalMetavarFromFieldName, *required),
             registry=_REGISTRY,
             **options,
         )

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.command import Positional, parse
 from benchmarks.card import require_same
 from benchmarks.controls import record_key
 from benchmarks.datasets.dataset import Dataset
@@ -192,8 +191,8 @@ class CompareConfig:
         seed: Of the bootstrap.
     """
 
-    run_a: Positional[Path]
-    run_b: Positional[Path]
+    run_a: Path
+    run_b: Path
     across: tuple[str, ...] = ()
     out: Path | None = None
     resamples: int = 2000
@@ -203,9 +202,10 @@ class CompareConfig:
 @as_command
 def main(arguments: Sequence[str]) -> int:
     """Run from the command line; return the exit code."""
+    from agents.command import parse
     from benchmarks.runs import read_run, write_json
 
-    config = parse(CompareConfig, arguments, "compare")
+    config = parse(CompareConfig, arguments, "compare", positional=True)
     a, b = read_run(config.run_a), read_run(config.run_b)
     result = compare(
         a,

@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agents.command import Positional, parse, to_json
 from benchmarks.controls import record_key
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.registry import dataset_of
@@ -299,7 +298,7 @@ class RescoreConfig:
         seed: Of the bootstrap.
     """
 
-    run: Positional[Path]
+    run: Path
     reward: str | None = None
     parser: str | None = None
     out: Path | None = None
@@ -310,9 +309,10 @@ class RescoreConfig:
 @as_command
 def main(arguments: Sequence[str]) -> int:
     """Run from the command line; return the exit code."""
+    from agents.command import parse, to_json
     from benchmarks.runs import read_run, write_json
 
-    config = parse(RescoreConfig, arguments, "rescore")
+    config = parse(RescoreConfig, arguments, "rescore", positional=True)
     if config.out is not None and config.out.resolve().is_relative_to(config.run.resolve()):
         raise ValueError(
             f"--out {config.out} lies in the run itself; write it elsewhere, so that it is "

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.command import Positional, parse
 from benchmarks.datasets.egoschema import EGOSCHEMA, QUESTIONS
 from benchmarks.runs import read_run
 from gym_longvideo.command import as_command
@@ -50,14 +49,16 @@ class SubmissionConfig:
         out: File to write.
     """
 
-    run: Positional[Path]
+    run: Path
     out: Path = Path("submission.json")
 
 
 @as_command
 def main(arguments: Sequence[str]) -> int:
     """Write a submission, and say what it lacks."""
-    chosen = parse(SubmissionConfig, arguments, "submission")
+    from agents.command import parse
+
+    chosen = parse(SubmissionConfig, arguments, "submission", positional=True)
     run = read_run(chosen.run)
     if {record.suite for record in run.records} - {EGOSCHEMA.name}:
         raise ValueError(f"{chosen.run} is no run of {EGOSCHEMA.name}")

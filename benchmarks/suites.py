@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.command import parse
 from benchmarks.registry import ENV_IDS, find_dataset, load_suite
 from gym_longvideo.command import as_command, fail
 
@@ -112,6 +111,8 @@ def _found(found: Mapping[str, Any]) -> str:
 @as_command
 def main(arguments: Sequence[str]) -> int:
     """Print a survey; return 1 if a root is no directory."""
+    from agents.command import parse
+
     chosen = parse(SuitesConfig, arguments, "suites")
     roots = [root for root in chosen.root if root.is_dir()]
     entries = list(survey(roots))

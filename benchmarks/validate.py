@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agents.command import Positional, parse
 from benchmarks.registry import find_dataset, load_suite
 from benchmarks.suite import BenchmarkSuite
 from gym_longvideo import checks
@@ -47,7 +46,7 @@ class ValidateConfig:
         json: File for the whole report.
     """
 
-    name: Positional[str]
+    name: str
     root: Path | None = None
     split: str | None = None
     annotation: Path | None = None
@@ -264,7 +263,9 @@ def defects(report: Mapping[str, Any]) -> Counter[str]:
 @as_command
 def main(arguments: Sequence[str]) -> int:
     """Print a report; return 0 if the benchmark can be used."""
-    chosen = parse(ValidateConfig, arguments, "validate")
+    from agents.command import parse
+
+    chosen = parse(ValidateConfig, arguments, "validate", positional=True)
     find_dataset(chosen.name)
     try:
         report = validate(chosen)
