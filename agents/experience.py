@@ -6,13 +6,15 @@ row is something else: a sequence for a forward pass. An episode has several whe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 
+from agents.advantages import token_rewards, turn_aware_gae, whiten
 from agents.model.policy import MLLMPolicy
-from agents.model.rows import Row
+from agents.model.rows import Row, micro_batches
+from agents.ppo_config import PPOConfig
 from agents.trajectory import Trajectory, rows_of
 
 
@@ -34,11 +36,6 @@ class Layout(NamedTuple):
     mask: torch.Tensor
     turn_index: torch.Tensor
     turn_rewards: torch.Tensor
-
-    def at(self, row: int) -> tuple[tuple[int, slice], int]:
-        """Return where the response tokens of a training row belong, and how many they are."""
-        place = self.places[row]
-        return (self.owners[row], place), place.stop - place.start
 
 
 class Scored(NamedTuple):
@@ -120,3 +117,83 @@ def lay_out(trajectories: Sequence[Trajectory], policy: MLLMPolicy, history: int
         places.append(slice(filled[owner], filled[owner] + n))
         filled[owner] += n
     return Layout(rows, owners, places, mask, turn_index, turn_rewards)
+
+
+def score(
+    layout: Layout,
+    policy: MLLMPolicy,
+    config: PPOConfig,
+    *,
+    values: Callable[[list[Row], torch.Tensor | None], torch.Tensor],
+    ref_log_probs: Callable[[list[Row]], torch.Tensor | None],
+    with_states: bool,
+) -> Scored:
+    """Score a batch as it was sampled.
+
+    Args:
+        layout: Of the batch.
+        policy: The policy.
+        config: Temperature and size of a forward pass.
+        values: The critic: (rows, n) values of training rows, given them and their states.
+        ref_log_probs: The reference: (rows, n) log-probabilities of training rows, or None.
+        with_states: Whether the critic reads states, and steps on them later.
+    """
+    scored = Scored.empty(layout, policy.hidden_size if with_states else 0)
+    lengths = [len(row.ids) for row in layout.rows]
+    for group in micro_batches(lengths, config.micro_batch_tokens):
+        rows = [layout.rows[g] for g in group]
+        scores = policy.score(rows, temperature=config.temperature, with_hidden=with_states)
+        found = {
+            "old_log_probs": scores.log_probs,
+            "entropy": scores.entropy,
+            "values": values(rows, scores.hidden),
+            "ref_log_probs": ref_log_probs(rows),
+            "states": scores.hidden,
+        }
+        for line, g in enumerate(group):
+            place = layout.places[g]
+            for name, tensor in found.items():
+                if tensor is not None:
+                    into = getattr(scored, name)
+                    into[layout.owners[g], place] = tensor[line, : place.stop - place.start].float()
+    return scored
+
+
+def credit(
+    layout: Layout, scored: Scored, config: PPOConfig, total: Callable[..., list[float]]
+) -> Experience:
+    """Put what turns earned on tokens, and carry it back: advantages and returns.
+
+    Args:
+        layout: Of the batch.
+        scored: Its scores.
+        config: Discounts, KL penalty, whether to whiten.
+        total: Adds numbers over all processes, for whitening.
+    """
+    rewards = token_rewards(
+        layout.turn_rewards,
+        layout.turn_index,
+        layout.mask,
+        old_log_probs=scored.old_log_probs,
+        ref_log_probs=scored.ref_log_probs,
+        beta=config.beta,
+    )
+    advantages, returns = turn_aware_gae(
+        rewards,
+        scored.values,
+        layout.mask,
+        layout.turn_index,
+        gamma_token=config.gamma_token,
+        lambda_token=config.lambda_token,
+        gamma_turn=config.gamma_turn,
+        lambda_turn=config.lambda_turn,
+    )
+    if config.whiten:
+        advantages = whiten(advantages, layout.mask, total=total)
+    return Experience(
+        **layout._asdict(),
+        **scored._asdict(),
+        rewards=rewards,
+        advantages=advantages,
+        returns=returns,
+    )

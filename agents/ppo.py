@@ -23,9 +23,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from agents.advantages import token_rewards, turn_aware_gae, whiten
 from agents.curriculum import RetrievalBonus
-from agents.experience import Experience, Layout, Scored, lay_out
+from agents.experience import Experience, credit, lay_out, score
 from agents.losses import (
     clipped_policy_loss,
     clipped_value_loss,
@@ -129,63 +128,19 @@ class PPOLearner:
         }
 
     def prepare(self, trajectories: Sequence[Trajectory]) -> Experience:
-        """Score episodes and work out their advantages."""
-        layout = lay_out(trajectories, self.policy, self.config.history)
-        scores = self._score(layout)
-        return self._credit(layout, scores)
-
-    def _score(self, layout: Layout) -> Scored:
-        """Score the batch as it was sampled: policy, critic and reference, without gradients."""
-        config, head = self.config, not self.critic.reads_rows
-        scored = Scored.empty(layout, self.policy.hidden_size if head else 0)
-        lengths = [len(row.ids) for row in layout.rows]
-        with torch.no_grad():
-            for group in micro_batches(lengths, config.micro_batch_tokens):
-                rows = [layout.rows[g] for g in group]
-                scores = self.policy.score(rows, temperature=config.temperature, with_hidden=head)
-                values = self._critic_values(rows, scores.hidden)
-                ref_log_probs = self._reference_log_probs(rows)
-                for line, g in enumerate(group):
-                    at, n = layout.at(g)
-                    scored.old_log_probs[at] = scores.log_probs[line, :n]
-                    scored.entropy[at] = scores.entropy[line, :n]
-                    scored.values[at] = values[line, :n]
-                    if ref_log_probs is not None:
-                        scored.ref_log_probs[at] = ref_log_probs[line, :n]
-                    if scores.hidden is not None:
-                        scored.states[at] = scores.hidden[line, :n].float()
-        return scored
-
-    def _credit(self, layout: Layout, scored: Scored) -> Experience:
-        """Put what turns earned on tokens, and carry it back: advantages and returns."""
+        """Lay episodes out, score them as they were sampled, and work out their advantages."""
         config = self.config
-        rewards = token_rewards(
-            layout.turn_rewards,
-            layout.turn_index,
-            layout.mask,
-            old_log_probs=scored.old_log_probs,
-            ref_log_probs=scored.ref_log_probs,
-            beta=config.beta,
-        )
-        advantages, returns = turn_aware_gae(
-            rewards,
-            scored.values,
-            layout.mask,
-            layout.turn_index,
-            gamma_token=config.gamma_token,
-            lambda_token=config.lambda_token,
-            gamma_turn=config.gamma_turn,
-            lambda_turn=config.lambda_turn,
-        )
-        if config.whiten:
-            advantages = whiten(advantages, layout.mask, total=self.processes.total)
-        return Experience(
-            **layout._asdict(),
-            **scored._asdict(),
-            rewards=rewards,
-            advantages=advantages,
-            returns=returns,
-        )
+        layout = lay_out(trajectories, self.policy, config.history)
+        with torch.no_grad():
+            scored = score(
+                layout,
+                self.policy,
+                config,
+                values=self._critic_values,
+                ref_log_probs=self._reference_log_probs,
+                with_states=not self.critic.reads_rows,
+            )
+        return credit(layout, scored, config, self.processes.total)
 
     def _critic_values(self, rows: list[Row], states: torch.Tensor | None) -> torch.Tensor:
         return self.critic(rows) if self.critic.reads_rows else self.critic(states=states)
