@@ -20,6 +20,7 @@ import numpy as np
 
 from gym_longvideo.annotation import parse_time
 from gym_longvideo.episode import Action, Answer, Malformed, Retrieve
+from gym_longvideo.lenient import read_choice
 from gym_longvideo.suite import lettered
 
 Content = list[dict[str, Any]]
@@ -344,17 +345,10 @@ def make_protocol(protocol: str | TurnProtocol) -> TurnProtocol:
     return PROTOCOLS[protocol]()
 
 
-# A small letter before another word is an article: "the answer is a dog" names no option.
-_PHRASE = re.compile(
-    r"(?i:answer|option|choice)\s{0,4}(?i:is|:)?\s{0,4}\(?([A-Z]\b|[a-z]\b(?!\s{1,4}\w))"
-)
-_LONE = re.compile(r"(?<![A-Za-z])\(?([A-Z])(?:[).:]|\s{0,4}$)")
-
-
 def lenient(reply: str, turn: Turn, protocol: TurnProtocol) -> Action:
-    """Read a reply forgivingly: the strict form, else the last letter that looks like an answer.
+    """Read a reply forgivingly: the strict form, else the option that it states.
 
-    Deterministic, and never a guess: a reply without any such letter stays ``Malformed``.
+    Deterministic, and never a guess: a reply that states none stays ``Malformed``.
 
     >>> lenient("I think the answer is (b).", example_turn(), Tags())
     Answer(choice=1)
@@ -362,14 +356,8 @@ def lenient(reply: str, turn: Turn, protocol: TurnProtocol) -> Action:
     action = protocol.parse(reply, turn)
     if not isinstance(action, Malformed):
         return action
-    letters = string.ascii_uppercase[: len(turn.options)]
-    tail = reply.rpartition("<answer>")[2].strip()[:4000] if "<answer>" in reply else reply
-    if "<answer>" not in reply and ("<retrieve>" in reply or "<tool_call>" in reply):
-        return action
-    stripped = tail.strip().removesuffix("</answer>").strip()
-    found = [stripped] if len(stripped) == 1 else _PHRASE.findall(tail) or _LONE.findall(tail)
-    found = [letter.upper() for letter in found if letter.upper() in letters]
-    return Answer(letters.index(found[-1])) if found else action
+    choice = read_choice(reply, turn.options)
+    return action if choice is None else Answer(choice)
 
 
 def clock(seconds: float) -> str:

@@ -2,6 +2,8 @@
 
     python tests/golden_episodes.py    # writes the file; only where a change of results is meant
 
+What a forgiving reading makes of replies (``lenient_choice``) is that of ``gym_longvideo.lenient``.
+
 Ten kinds of environments, numeric and text, each with every sort of action: retrievals, answers,
 choices that do not exist, replies that are no action. Pixels are left out, because they may differ
 in their last bits between processors; the tests of the haystack look at them.
