@@ -95,7 +95,7 @@ def test_without_a_dataset_groups_are_task_types_and_the_overall_is_micro():
 
 
 def test_strict_and_lenient_are_never_mixed():
-    records = [*marks("10"), record("z", None, reply="B. Or A.", lenient_choice=0, types=("x",))]
+    records = [*marks("10"), record("z", None, reply="It is A.", lenient_choice=0, types=("x",))]
     summary = summarize(run(records))
     assert summary["accuracy"]["value"] == pytest.approx(1 / 3)
     assert summary["lenient_accuracy"]["value"] == pytest.approx(2 / 3)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.controls import record_key, rotation_of
+from gym_longvideo.lenient import read_choice
 from gym_longvideo.record import EpisodeRecord
 
 Groups = Callable[[Mapping[str, Any]], Mapping[str, Sequence[str]]]
@@ -103,11 +104,13 @@ def questions(records: Iterable[EpisodeRecord]) -> list[Question]:
 def lenient_right(record: EpisodeRecord) -> bool:
     """Return whether a forgiving parser reads the right answer in the last reply.
 
-    Numeric episodes have no replies: there the strict outcome stands.
+    The reply itself is read, so that runs of every version are read alike. Numeric episodes have no
+    replies: there the strict outcome stands.
     """
-    choice = record.turns[-1].get("lenient_choice") if record.turns else None
-    if choice is None:
+    last = record.turns[-1] if record.turns else {}
+    if "reply" not in last or last["op"] == "answer":
         return record.outcome == "correct"
+    choice = read_choice(last["reply"], record.task["options"])
     expected = record.task["answer_index"]
     return expected is not None and choice == expected
 
