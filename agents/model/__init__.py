@@ -7,6 +7,7 @@ In reading order:
     vision.py    FrameEncoder: images to features, each frame once
     sampling.py  Sampling and Reply: how replies are drawn, and what one is
     policy.py    MLLMPolicy: a model of the Qwen2.5-VL kind that scores and is trained
+    fidelity.py  is a model run here as it runs itself? asked when it is loaded
     decoding.py  DecodeSession: batched replies over several turns, one KV cache
     critic.py    Critic and its ValueHead: what a token can still earn
     tiny.py      the tiny MLLM: architecture, tokenizer, fresh weights

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from agents.model.chat import Block, ChatCodec, ImageGrid
+from agents.model.fidelity import check_fidelity
 from agents.model.rows import Batch, Row, collate, make_row
 from agents.model.vision import FrameEncoder
 
@@ -84,7 +84,7 @@ class MLLMPolicy:
         feature_cache_mb: Memory for features of frames.
 
     Raises:
-        ValueError: If the model does not give the positions of images as this policy does.
+        ValueError: If this policy would run the model otherwise than the model runs itself.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class MLLMPolicy:
         self.checkpointing = checkpointing
         model.eval()  # no dropout anywhere: the first ratio must be 1
         self._suppressed = torch.from_numpy(codec.suppressed).to(self.device)
-        self._check_positions()
+        check_fidelity(self)
 
     @classmethod
     def from_pretrained(
@@ -406,28 +406,6 @@ class MLLMPolicy:
         probs = (logits - norm[:, None]).exp()
         finite = logits.masked_fill(torch.isinf(logits), 0.0)
         return log_probs, norm - (probs * finite).sum(-1)
-
-    def _check_positions(self) -> None:
-        """Compare our positions with the model's own on a small dialogue."""
-        index = getattr(self.base.model, "get_rope_index", None)
-        unit = self.codec.grid.patch * self.codec.grid.merge
-        frame = np.zeros((2 * unit, 3 * unit, 3), np.uint8)
-        content = [{"type": "text", "text": "a"}, {"type": "image", "image": frame}] * 2
-        row = self.row([self.codec.user(content)])
-        if index is None:
-            raise ValueError(f"{type(self.base.model).__name__} has no get_rope_index")
-        merge = self.codec.grid.merge
-        ids = torch.from_numpy(row.ids)[None]
-        theirs, _ = index(
-            ids,
-            mm_token_type_ids=(ids == self.codec.image_token_id).int(),
-            image_grid_thw=torch.tensor([[1, 2 * merge, 3 * merge]] * 2),
-        )
-        if not np.array_equal(theirs[:, 0].numpy(), row.positions):
-            raise ValueError(
-                f"{type(self.base).__name__} places images unlike Qwen2.5-VL; this policy would "
-                "give it wrong positions"
-            )
 
 
 def spread(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

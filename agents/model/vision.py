@@ -110,6 +110,11 @@ class FrameEncoder:
                 self._keep(key, features)
         return found
 
+    def patches(self, stack: np.ndarray) -> torch.Tensor:
+        """Return what the tower takes of (n, H, W, 3) uint8 frames, see ``patchify``."""
+        weight = next(self.visual.parameters())
+        return patchify(stack, self.grid, self.mean, self.std).to(weight.device, weight.dtype)
+
     def __contains__(self, key: object) -> bool:
         return key in self._kept
 
@@ -150,9 +155,8 @@ class FrameEncoder:
 
     def _tower(self, stack: np.ndarray, shape: tuple[int, ...]) -> Sequence[torch.Tensor]:
         height, width = shape[0] // self.grid.patch, shape[1] // self.grid.patch
-        weight = next(self.visual.parameters())
-        patches = patchify(stack, self.grid, self.mean, self.std).to(weight.device, weight.dtype)
-        sizes = torch.tensor([[1, height, width]] * len(stack), device=weight.device)
+        patches = self.patches(stack)
+        sizes = torch.tensor([[1, height, width]] * len(stack), device=patches.device)
         merged = self.visual(patches, grid_thw=sizes).pooler_output
         # Clones, or one frame kept would keep the whole batch.
         parts = merged.split(height * width // self.grid.merge**2)
