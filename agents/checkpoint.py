@@ -9,7 +9,7 @@ checkpoint before stays as it was.
                               LoRA, policy/actor is an adapter that peft loads onto the base model
         critic.safetensors
         trainer.pt            optimisers, random numbers and the place in the task order
-        state.json            step, configuration, fingerprint of the base model
+        state.json            step, configuration, fingerprint of the base model, digests of files
 
 Left out: the reference of full fine-tuning, because it is the base model.
 """
@@ -29,7 +29,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from agents.config import TrainConfig
-from agents.model.policy import ACTOR, MLLMPolicy
+from agents.model.policy import ACTOR, MLLMPolicy, load_whole, refuse_keys
 from agents.ppo import PPOLearner
 from agents.source import (
     FORMAT,
@@ -89,14 +89,18 @@ class Checkpoints:
             for left in self.directory.glob(".checkpoint-*"):  # of a run that was killed
                 shutil.rmtree(left)
             draft.mkdir()
-            _write(draft, learner, workers)
-            config.made_for().write(draft / "policy")
+            _write(draft, learner, workers, config)
             state = {
                 "format": FORMAT,
                 "library": __version__,
                 "step": step,
                 "config": config.to_json(),
                 "fingerprint": dict(fingerprint),
+                "files": {
+                    str(each.relative_to(draft)): _digest_of_file(each)
+                    for each in sorted(draft.rglob("*"))
+                    if each.is_file()
+                },
             }
             (draft / STATE).write_text(json.dumps(state, indent=2) + "\n")
             _flush(draft)
@@ -150,13 +154,9 @@ def restore(path: Path, learner: PPOLearner, fingerprint: Mapping[str, str]) -> 
     Raises:
         CheckpointError: If the checkpoint is of another model, or damaged.
     """
-    theirs = read_state(path)["fingerprint"]
-    if odd := [part for part in fingerprint if theirs.get(part) != fingerprint[part]]:
-        part = odd[0]
-        raise CheckpointError(
-            f"checkpoint {path} is of another model: its {part} is {theirs.get(part)}, here it is "
-            f"{fingerprint[part]}; use the model and adapters it was trained with"
-        )
+    state = read_state(path)
+    _check_fingerprint(path, state, fingerprint)
+    check_files(path, state)
     try:
         load_weights(path, learner.policy)
         kept = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
@@ -168,18 +168,55 @@ def restore(path: Path, learner: PPOLearner, fingerprint: Mapping[str, str]) -> 
     return kept["workers"]
 
 
-def load_weights(path: Path, policy: MLLMPolicy) -> None:
-    """Give a policy the weights of a checkpoint."""
-    if policy.peft is not None:
-        from peft import load_peft_weights, set_peft_model_state_dict
+def _check_fingerprint(
+    path: Path, state: Mapping[str, Any], fingerprint: Mapping[str, str]
+) -> None:
+    theirs = state["fingerprint"]
+    if odd := [part for part in fingerprint if theirs.get(part) != fingerprint[part]]:
+        part = odd[0]
+        raise CheckpointError(
+            f"checkpoint {path} is of another model: its {part} is {theirs.get(part)}, here it is "
+            f"{fingerprint[part]}; use the model and adapters it was trained with"
+        )
 
-        weights = load_peft_weights(str(path / "policy" / ACTOR), device=str(policy.device))
+
+def check_files(path: Path, state: Mapping[str, Any]) -> None:
+    """Compare the files of a checkpoint with the digests that were taken when it was written.
+
+    Raises:
+        CheckpointError: If one is missing or changed. Versions that took no digests are let pass.
+    """
+    for name, digest in state.get("files", {}).items():
+        try:
+            found = _digest_of_file(path / name)
+        except OSError as error:
+            raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+        if found != digest:
+            raise CheckpointError(
+                f"checkpoint {path} is damaged: {name} is not as it was written; use an earlier one"
+            )
+
+
+def load_weights(path: Path, policy: MLLMPolicy) -> None:
+    """Give a policy the weights of a checkpoint, all of them and no others.
+
+    Raises:
+        ValueError: If some are missing, or belong to no part of it, naming them.
+    """
+    if policy.peft is not None:
+        from peft import (
+            get_peft_model_state_dict,
+            load_peft_weights,
+            set_peft_model_state_dict,
+        )
+
+        place = path / "policy" / ACTOR
+        weights = load_peft_weights(str(place), device=str(policy.device))
+        wanted = get_peft_model_state_dict(policy.peft, adapter_name=ACTOR).keys()
+        refuse_keys(f"the adapter {place}", wanted - weights.keys(), weights.keys() - wanted)
         set_peft_model_state_dict(policy.peft, weights, adapter_name=ACTOR)
         return
-    from transformers import AutoModelForImageTextToText
-
-    dtype = policy.head.weight.dtype
-    trained = AutoModelForImageTextToText.from_pretrained(str(path / "policy"), dtype=dtype)
+    trained = load_whole(path / "policy", dtype=policy.head.weight.dtype)
     policy.base.load_state_dict(trained.state_dict())
     policy.encoder.clear()
 
@@ -193,9 +230,16 @@ def load_policy(
         path: Of the checkpoint, or of its run.
         device: Where to; the GPU if there is one, by default.
         frame_size: Height and width of the frames it will see, in pixels, if known.
+
+    Raises:
+        CheckpointError: If it is damaged, or of another model than its base is now.
+        ValueError: If its weights do not fit.
     """
     found = find(path)
+    state = read_state(found)
+    check_files(found, state)
     policy = config_of(found).load_policy(device, frame_size)
+    _check_fingerprint(found, state, fingerprint_of_policy(policy))
     load_weights(found, policy)
     return policy
 
@@ -204,10 +248,25 @@ def fingerprint_of(learner: PPOLearner) -> dict[str, str]:
     """Say which model this is; to be called before it is trained.
 
     Returns:
-        A digest of its configuration, the size of its vocabulary, a digest of the names
-        and shapes of what is trained, and one of a few of its weights, rounded to bfloat16.
+        What ``fingerprint_of_policy`` returns, and digests of the shapes of what is trained.
     """
-    policy = learner.policy
+    parts = {
+        "actor": [tuple(p.shape) for p in learner.actor_parameters],
+        "critic": [tuple(p.shape) for p in learner.critic_parameters],
+    }
+    shapes = {f"shapes of the {name}": _digest(repr(shapes)) for name, shapes in parts.items()}
+    of_policy = fingerprint_of_policy(learner.policy)
+    first = {name: of_policy[name] for name in ("configuration", "vocabulary")}
+    return {**first, **shapes, **of_policy}
+
+
+def fingerprint_of_policy(policy: MLLMPolicy) -> dict[str, str]:
+    """Say which base model and adapters a policy has, whatever an adapter was trained to.
+
+    Returns:
+        A digest of its configuration, the size of its vocabulary, a digest of the names and shapes
+        of its weights, one of a few of them, rounded to bfloat16, and its adapters.
+    """
     config = policy.base.config.to_dict()
     named = [
         (name, weight) for name, weight in policy.base.named_parameters() if ".lora_" not in name
@@ -215,15 +274,10 @@ def fingerprint_of(learner: PPOLearner) -> dict[str, str]:
     few = torch.cat(
         [weight.detach().reshape(-1)[:8].to("cpu", torch.bfloat16) for _, weight in named]
     )
-    parts = {
-        "actor": [tuple(p.shape) for p in learner.actor_parameters],
-        "critic": [tuple(p.shape) for p in learner.critic_parameters],
-        "base": [(name, tuple(weight.shape)) for name, weight in named],
-    }
     return {
         "configuration": _digest(json.dumps(_lasting(config), sort_keys=True, default=str)),
         "vocabulary": str(config["text_config"]["vocab_size"]),
-        **{f"shapes of the {part}": _digest(repr(shapes)) for part, shapes in parts.items()},
+        "shapes of the base": _digest(repr([(name, tuple(w.shape)) for name, w in named])),
         "base weights": _digest(few.float().numpy().tobytes().hex()),
         "adapters": str(policy.lora),
     }
@@ -240,8 +294,11 @@ def point(file: Path, text: str) -> None:
     _sync(file.parent)
 
 
-def _write(draft: Path, learner: PPOLearner, workers: list[dict[str, Any]]) -> None:
-    learner.policy.save_pretrained(draft / "policy")
+def _write(
+    draft: Path, learner: PPOLearner, workers: list[dict[str, Any]], config: TrainConfig
+) -> None:
+    learner.policy.save_pretrained(draft / "policy", config.sampling)
+    config.made_for().write(draft / "policy")
     state = learner.state_dict()
     critic = {name: value.contiguous() for name, value in state.pop("critic").items()}
     save_file(critic, draft / "critic.safetensors")
@@ -273,6 +330,11 @@ def _lasting(value: Any) -> Any:
 
 def _passing(key: object) -> bool:
     return key in _VOLATILE or str(key).startswith("_attn")
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def _digest(text: str) -> str:

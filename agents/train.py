@@ -26,6 +26,7 @@ from agents import command
 from agents.config import TrainConfig, make_train_config
 from agents.source import CheckpointError
 from gym_longvideo.command import Parser, as_command, fail
+from gym_longvideo.suite import imports_code
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:
@@ -50,9 +51,21 @@ def _defaults(words: Sequence[str], given: Mapping[str, Any]) -> TrainConfig:
     if said.resume:
         from agents.checkpoint import config_of
 
-        return dataclasses.replace(config_of(said.resume), out="", resume="")
+        config = config_of(said.resume)
+        if imports_code(config.suite) and _value_of("--suite", words) != config.suite:
+            raise ValueError(
+                f"the checkpoint names the suite {config.suite!r}, which imports code; repeat it "
+                f"if you trust it: --suite {config.suite}"
+            )
+        return dataclasses.replace(config, out="", resume="")
     preset = make_train_config(said.preset)
     return dataclasses.replace(preset, **command.read_fields(TrainConfig, given))
+
+
+def _value_of(option: str, words: Sequence[str]) -> str:
+    parser = Parser(add_help=False)
+    parser.add_argument(option, dest="value", default="")
+    return parser.parse_known_args(words)[0].value
 
 
 @as_command

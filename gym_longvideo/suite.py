@@ -80,6 +80,11 @@ def named_split(suite: str) -> tuple[str, str | None]:
     return (name, split) if split and name in suite_names() else (suite, None)
 
 
+def imports_code(suite: str) -> bool:
+    """Return whether a suite is named as "module:callable", which imports a module of that name."""
+    return ":" in suite and suite.partition(":")[0] not in suite_names()
+
+
 def load_suite(
     suite: str | Suite, *, split: str | None = "train", options: Mapping[str, Any] | None = None
 ) -> Suite:

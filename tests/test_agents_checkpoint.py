@@ -3,16 +3,23 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from agents_models import SIZES, load, several
 from agents_training import differing, small, trained
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoImageProcessor, GenerationConfig
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from agents import checkpoint
 from agents.checkpoint import CheckpointError, Checkpoints, find, load_policy
 from agents.model import tiny
 from agents.model.policy import MLLMPolicy
+from agents.model.sampling import Sampling
 from agents.parallel import Processes
+from agents.train import parse
 from agents.trainer import Trainer
 
 LORA = {"lora_rank": 4, "lora_alpha": 8.0, "ppo": {"critic": "adapter"}}
@@ -183,8 +190,98 @@ def test_a_damaged_checkpoint_is_refused_by_name(full, tmp_path):
         path = tmp_path / file / "checkpoint-000003"
         shutil.copytree(full / "checkpoint-000003", path)
         (path / file).write_bytes(b"{damaged")
-        with pytest.raises(CheckpointError, match=r"cannot be read"):
+        with pytest.raises(CheckpointError, match=rf"cannot be read|is damaged: {file}"):
             Trainer(small(tmp_path / "run", resume=str(path)), processes=Processes("cpu"))
+
+
+def test_a_flipped_bit_in_any_file_is_noticed(full, tmp_path):
+    files = json.loads((full / "checkpoint-000003" / "state.json").read_text())["files"]
+    assert {"trainer.pt", "critic.safetensors", "policy/model.safetensors"} <= set(files)
+    for name in files:
+        path = tmp_path / name.replace("/", "-") / "checkpoint-000003"
+        shutil.copytree(full / "checkpoint-000003", path)
+        raw = bytearray((path / name).read_bytes())
+        raw[len(raw) // 2] ^= 1
+        (path / name).write_bytes(raw)
+        with pytest.raises(CheckpointError, match=rf"is damaged: {name} is not as it was written"):
+            load_policy(path)
+
+
+# peft 0.21 asks for a name that transformers 5.23 deprecates.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("fault", ["renamed", "halved", "more"])
+def test_an_adapter_of_other_names_is_refused_not_loaded_as_zeros(fault, tmp_path):
+    trained(small(tmp_path / "run", **QUIET, **LORA))
+    path = tmp_path / "run" / "checkpoint-000001"
+    file = path / "policy" / "actor" / "adapter_model.safetensors"
+    weights = load_file(file)
+    if fault == "renamed":  # as another version of the library names them
+        weights = {name.replace(".language_model.", "."): w for name, w in weights.items()}
+    elif fault == "halved":
+        weights = dict(list(weights.items())[::2])
+    else:
+        weights["base_model.model.other.lora_A.weight"] = torch.zeros(4, 4)
+    save_file(weights, file)
+    state = json.loads((path / "state.json").read_text())
+    del state["files"]  # as versions wrote it that took no digests
+    (path / "state.json").write_text(json.dumps(state))
+    says = "lacks weights" if fault != "more" else "has unknown weights"
+    with pytest.raises(ValueError, match=rf"adapter .* {says} \(\d+\): base_model"):
+        load_policy(path)
+    with pytest.raises(CheckpointError, match=says):
+        Trainer(small(tmp_path / "again", resume=str(path), **LORA), processes=Processes("cpu"))
+
+
+def test_a_model_of_which_weights_are_missing_is_refused(tmp_path):
+    path = tiny.save_untrained(tmp_path / "model", **SIZES)
+    weights = load_file(path / "model.safetensors")
+    lost = next(name for name in weights if name.endswith("q_proj.weight"))
+    save_file({k: v for k, v in weights.items() if k != lost}, path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"lacks weights \(1\): .*q_proj\.weight"):
+        MLLMPolicy.from_pretrained(path)
+
+
+def test_a_checkpoint_plays_on_no_other_model(tmp_path):
+    base = tiny.save_untrained(tmp_path / "base", seed=1, **SIZES)
+    trained(small(tmp_path / "run", **QUIET, model=str(base)))
+    tiny.save_untrained(base, seed=2, **SIZES)  # another one in its place
+    with pytest.raises(CheckpointError, match="of another model: its base weights is"):
+        load_policy(tmp_path / "run")
+
+
+def test_a_checkpoint_imports_no_code_unless_it_is_told_to(full, tmp_path):
+    path = tmp_path / "checkpoint-000003"
+    shutil.copytree(full / "checkpoint-000003", path)
+    state = json.loads((path / "state.json").read_text())
+    state["config"]["suite"] = "gym_longvideo.haystack:needle"
+    (path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(
+        ValueError, match="which imports code; repeat it"
+    ):
+        parse(["--resume", str(path)])
+    again = ["--resume", str(path), "--suite", "gym_longvideo.haystack:needle"]
+    assert parse(again).suite == "gym_longvideo.haystack:needle"
+
+
+def test_a_saved_policy_sees_the_same_pixels_and_samples_as_it_was_trained(full, tmp_path):
+    policy = MLLMPolicy.from_pretrained(tiny.save_untrained(tmp_path / "m", **SIZES), device="cpu")
+    policy.base.generation_config.repetition_penalty = 1.05
+    policy.images = Qwen2VLImageProcessorPil(patch_size=14, min_pixels=3136, max_pixels=10**7)
+    policy.save_pretrained(tmp_path / "saved", Sampling(0.7, max_new_tokens=5))
+    frames = np.random.default_rng(0).integers(0, 256, (2, 28, 56, 3), np.uint8)
+    theirs = AutoImageProcessor.from_pretrained(tmp_path / "saved")(
+        images=[Image.fromarray(frame) for frame in frames], return_tensors="pt"
+    )
+    assert theirs["image_grid_thw"].tolist() == [[1, 2, 4]] * 2
+    torch.testing.assert_close(theirs["pixel_values"], policy.encoder.patches(frames))
+    assert theirs is not None and policy.images.size["shortest_edge"] == 3136
+    written = AutoImageProcessor.from_pretrained(tmp_path / "saved").size
+    assert written["longest_edge"] == 10**7
+    drawn = GenerationConfig.from_pretrained(tmp_path / "saved")
+    assert (drawn.temperature, drawn.top_p, drawn.top_k, drawn.do_sample) == (0.7, 1.0, 0, True)
+    assert drawn.repetition_penalty in (None, 1.0) and drawn.max_new_tokens == 5
+    shipped = AutoImageProcessor.from_pretrained(full / "checkpoint-000003" / "policy")
+    assert shipped.do_resize is False
 
 
 def test_saving_survives_a_path_that_cannot_be_made(tmp_path):

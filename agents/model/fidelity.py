@@ -44,9 +44,9 @@ def _check_layers(name: str, config: Any) -> None:
     kinds = getattr(config, "layer_types", None) or ()
     if odd := sorted({kind for kind in kinds if kind != "full_attention"}):
         raise ValueError(
-            f"{name} has layers of the kinds {odd}: what they remember of a dialogue cannot be taken "
-            "out of a batch here; use a model whose layers are all of the kind 'full_attention', "
-            "such as Qwen2.5-VL"
+            f"{name} has layers of the kinds {odd}: what they remember of a dialogue cannot be "
+            "taken out of a batch here; use a model whose layers are all of the kind "
+            "'full_attention', such as Qwen2.5-VL"
         )
 
 

@@ -12,8 +12,9 @@ checkpointing, an adapter that is switched between forward and backward gets no 
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from agents.model.chat import Block, ChatCodec, ImageGrid
 from agents.model.fidelity import check_fidelity
 from agents.model.rows import Batch, Row, collate, make_row
+from agents.model.sampling import Sampling
 from agents.model.vision import FrameEncoder
 
 ACTOR, CRITIC = "actor", "critic"
@@ -82,6 +86,7 @@ class MLLMPolicy:
         train_vision: Whether the vision tower is trained; then its features are never remembered.
         checkpointing: Recompute activations of the language model in the backward pass.
         feature_cache_mb: Memory for features of frames.
+        images: The image processor that the model came with, which is saved with the policy.
 
     Raises:
         ValueError: If this policy would run the model otherwise than the model runs itself.
@@ -98,8 +103,9 @@ class MLLMPolicy:
         train_vision: bool = False,
         checkpointing: bool = False,
         feature_cache_mb: float = 512.0,
+        images: Any = None,
     ) -> None:
-        self.codec = codec
+        self.codec, self.images = codec, images
         self.lora = lora
         self.train_vision = train_vision
         self.base: Any = model
@@ -158,11 +164,6 @@ class MLLMPolicy:
             ValueError: If it is no model of that kind, or frames do not fit it.
             OSError: If there is none.
         """
-        from transformers import AutoConfig, AutoModelForImageTextToText
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
-            Qwen2VLImageProcessorPil,
-        )
-
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype == "auto":
             dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
@@ -184,12 +185,19 @@ class MLLMPolicy:
             codec.grid.tokens(*frame_size)
         # Off the GPU the tower attends image by image, where eager is faster than sdpa.
         tower = "eager" if place.type == "cpu" else "sdpa"
-        model: Any = AutoModelForImageTextToText.from_pretrained(
-            str(path),
+        model: Any = load_whole(
+            path,
             dtype=dtype,
             attn_implementation={"text_config": attention or "sdpa", "vision_config": tower},
         )
-        return cls(model.to(place), codec, mean=images.image_mean, std=images.image_std, **options)
+        return cls(
+            model.to(place),
+            codec,
+            mean=images.image_mean,
+            std=images.image_std,
+            images=images,
+            **options,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -322,25 +330,51 @@ class MLLMPolicy:
         self.peft.set_adapter(ACTOR)
         return [p for key, p in self.base.named_parameters() if f".{name}." in key]
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write what ``from_pretrained`` loads; with LoRA the adapter, in ``actor/``."""
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
-            Qwen2VLImageProcessorPil,
-        )
+    def save_pretrained(self, directory: str | Path, sampling: Sampling | None = None) -> None:
+        """Write what ``from_pretrained`` loads; with LoRA the adapter, in ``actor/``.
 
+        Whoever loads it by other means, a server too, shows it the same pixels and draws its
+        replies alike: frames of any size that fits are not resized, and the generation settings of
+        the base model (a repetition penalty, say) do not go along.
+
+        Args:
+            directory: Where to.
+            sampling: How its replies are drawn.
+        """
         if self.peft is not None:
             self.peft.save_pretrained(str(directory), selected_adapters=[ACTOR])
         else:
             self.base.save_pretrained(str(directory))
         self.codec.tokenizer.save_pretrained(str(directory))
-        grid = self.codec.grid
-        Qwen2VLImageProcessorPil(
-            patch_size=grid.patch,
-            merge_size=grid.merge,
-            temporal_patch_size=grid.temporal,
-            image_mean=list(self.encoder.mean),
-            image_std=list(self.encoder.std),
+        self._image_processor().save_pretrained(str(directory))
+        drawn = sampling or Sampling()
+        GenerationConfig(
+            do_sample=True,
+            temperature=drawn.temperature,
+            top_p=drawn.top_p,
+            top_k=drawn.top_k,
+            max_new_tokens=drawn.max_new_tokens,
+            eos_token_id=self.codec.end_id,
+            pad_token_id=self.codec.tokenizer.pad_token_id,
         ).save_pretrained(str(directory))
+
+    def _image_processor(self) -> Any:
+        grid = self.codec.grid
+        if self.images is None:
+            return Qwen2VLImageProcessorPil(
+                patch_size=grid.patch,
+                merge_size=grid.merge,
+                temporal_patch_size=grid.temporal,
+                image_mean=list(self.encoder.mean),
+                image_std=list(self.encoder.std),
+                do_resize=False,
+            )
+        images = copy.deepcopy(self.images)
+        # Smaller frames than a processor is made for would be enlarged.
+        side = grid.patch * grid.merge
+        size = dict(images.size)
+        images.size = {**size, "shortest_edge": min(size["shortest_edge"], side * side)}
+        return images
 
     @contextmanager
     def _recomputing(self) -> Iterator[None]:
@@ -406,6 +440,36 @@ class MLLMPolicy:
         probs = (logits - norm[:, None]).exp()
         finite = logits.masked_fill(torch.isinf(logits), 0.0)
         return log_probs, norm - (probs * finite).sum(-1)
+
+
+def load_whole(path: str | Path, **options: Any) -> Any:
+    """Load the weights of a model, all of them and no others.
+
+    Raises:
+        ValueError: If some are missing, or belong to no part of it, naming them.
+        OSError: If there are none.
+    """
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
+        str(path), output_loading_info=True, **options
+    )
+    model, info = loaded
+    refuse_keys(str(path), info["missing_keys"], info["unexpected_keys"])
+    return model
+
+
+def refuse_keys(what: str, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    """Refuse weights of which some are missing, or belong to no part of a model.
+
+    Raises:
+        ValueError: Naming the first of them.
+    """
+    for kind, names in (("lacks", sorted(missing)), ("has unknown", sorted(unexpected))):
+        if names:
+            shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+            raise ValueError(
+                f"{what} {kind} weights ({len(names)}): {shown}; the files are damaged, or of "
+                "another version of the library"
+            )
 
 
 def spread(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
