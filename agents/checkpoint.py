@@ -34,15 +34,15 @@ from agents.ppo import PPOLearner
 from agents.source import (
     FORMAT,
     LATEST,
-    MADE_FOR,
+    MADE_FOR_FILE,
     STATE,
     CheckpointError,
     checkpoints,
     find,
     latest,
+    made_for_of_state,
     read_state,
 )
-from gym_longvideo.settings import EpisodeSettings
 from gym_longvideo.version import __version__
 
 _VOLATILE = ("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype")
@@ -138,10 +138,16 @@ def config_of(path: str | Path) -> TrainConfig:
         ValueError: If a field is unknown, or a value not allowed.
     """
     found = find(path)
-    config = TrainConfig.from_json(read_state(found)["config"])
-    if config.env and not (found / "policy" / MADE_FOR).is_file():
-        # Of a version in which these replaced all that a model was made for.
-        config = replace(config, env={**asdict(EpisodeSettings()), **config.env})
+    state = read_state(found)
+    config = TrainConfig.from_json(state["config"])
+    if not (found / "policy" / MADE_FOR_FILE).is_file():
+        # Of a version in which a model's settings were not laid under those of a run.
+        made_for = made_for_of_state(state)
+        config = replace(
+            config,
+            env={**asdict(made_for.settings), **config.env},
+            suite_options=dict(made_for.suite_options),
+        )
     return config
 
 

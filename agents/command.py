@@ -16,7 +16,7 @@ import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -86,7 +86,16 @@ def parse(
 
 def to_json(config: Any) -> dict[str, Any]:
     """Return a configuration as JSON's own types."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    return json.loads(json.dumps(config, default=_plain_value))
+
+
+def _plain_value(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    item = getattr(value, "item", None)  # of numpy's numbers
+    return str(value) if item is None else item()
 
 
 def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
@@ -96,29 +105,53 @@ def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
         ValueError: For a field that is unknown, missing without a default, or not allowed.
     """
     try:
-        return kind(**read_fields(kind, values))
+        return kind(**_read_fields(kind, values))
     except TypeError as error:
         raise ValueError(f"the configuration cannot be used: {error}") from None
 
 
-def read_fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields of a configuration from JSON's own types.
+def overlaid(config: T, values: Mapping[str, Any]) -> T:
+    """Return a configuration with some fields, nested ones too, as JSON gives them.
 
     Raises:
-        ValueError: For a field that is unknown, or a nested one that is not allowed.
+        ValueError: For a field that is unknown, or not allowed.
     """
+    return dataclasses.replace(config, **_read_fields(type(config), values, config))  # type: ignore
+
+
+def _read_fields(kind: type, values: Mapping[str, Any], config: Any = None) -> dict[str, Any]:
     hints = get_type_hints(kind)
     checks.names("the configuration", values, hints)
-    return {name: _read(hints[name], value) for name, value in values.items()}
+    return {
+        name: _read(name, hints[name], value, getattr(config, name, None))
+        for name, value in values.items()
+    }
 
 
-def _read(hint: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return from_json(hint, value)  # type: ignore[arg-type]
-    if isinstance(value, list):
-        return tuple(_read(None, each) for each in value)
+def _read(name: str, hint: Any, value: Any, now: Any) -> Any:
+    """Return a value of the configuration, refusing what is of another type than its field."""
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"the configuration's {name}={value!r} must be an object")
+        return from_json(hint, value) if now is None else overlaid(now, value)  # type: ignore
     kinds = get_args(hint) if _is_union(hint) else (hint,)
+    if not any(_fits(value, kind) for kind in kinds):
+        raise ValueError(f"the configuration's {name}={value!r} is of another type than {hint}")
+    if isinstance(value, list):
+        return tuple(tuple(each) if isinstance(each, list) else each for each in value)
     return Path(value) if Path in kinds and isinstance(value, str) else value
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin = get_origin(kind) or kind
+    if origin is Literal:
+        return value in get_args(kind)
+    if origin is float:
+        return checks.is_number(value)
+    if origin is int:
+        return checks.is_whole(value)
+    wanted = {tuple: list, Path: str, type(None): type(None)}.get(origin, origin)
+    return isinstance(value, wanted) if isinstance(wanted, type) else True
 
 
 def _without_config(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

@@ -115,6 +115,15 @@ class TrainConfig:
         ):  # fmt: skip
             checks.keep_whole(self, name, least)
         checks.number("seconds", self.seconds, 0)
+        name, split = named_split(self.suite)
+        if split is not None:  # the part that is trained on; evaluations have a split of their own
+            object.__setattr__(self, "suite", name)
+            object.__setattr__(self, "split", split)
+        if self.eval_every and self.split == self.eval_split:
+            raise ValueError(
+                f"split={self.split!r} would be trained and evaluated on; use another eval_split, "
+                "or eval_every=0"
+            )
         if not self.iterations and not self.seconds:
             raise ValueError("iterations=0 and seconds=0.0 would never end; set one of them")
         checks.choice("preset", self.preset, get_args(Preset))
@@ -132,7 +141,8 @@ class TrainConfig:
                 "lora_rank=64, or ppo.critic='head' or 'model'"
             )
         RetrievalBonus(self.bonus_stages, self.bonus_patience)
-        checks.names(f"env={self.env}: the environment", self.env, SETTINGS)
+        known = (*SETTINGS, "render_mode", "suite", "split", "suite_options")
+        checks.names(f"env={self.env}: the environment", self.env, known)
         make_reward(self.env.get("reward", self.reward))
         make_protocol(self.protocol)
 
@@ -175,20 +185,11 @@ class TrainConfig:
         return source
 
     def suite_of(self, split: str) -> dict[str, Any]:
-        """Return the keyword arguments of an environment that say which suite it plays.
-
-        A split that stands in the suite's name is the one that is trained on.
-        """
-        name, own_split = named_split(self.suite)
+        """Return the keyword arguments of an environment that say which suite it plays."""
         made_for, options = self.source.made_for, self.suite_options
-        if not options and made_for is not None and made_for.suite == name:
+        if not options and made_for is not None and made_for.suite == self.suite:
             options = made_for.suite_options
-        training = split == self.split and own_split is not None
-        return {
-            "suite": name,
-            "split": own_split if training else split,
-            "suite_options": dict(options),
-        }
+        return {"suite": self.suite, "split": split, "suite_options": dict(options)}
 
     def env_options(self) -> dict[str, Any]:
         """Return the other keyword arguments of the environments."""
@@ -214,8 +215,7 @@ class TrainConfig:
         env = gym.make(
             "gym_longvideo:LongVideoQA-v0",
             disable_env_checker=True,
-            **self.suite_of(split),
-            **self.env_options(),
+            **{**self.suite_of(split), **self.env_options()},
         )
         return TextProtocol(env, self.protocol)
 

@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 from agents.scripted import AGENTS
 from gym_longvideo import checks
+from gym_longvideo.command import json_object
 from gym_longvideo.settings import EpisodeSettings
 
 Kind = Literal["scripted", "checkpoint", "model", "hub", "endpoint"]
 TINY = "tiny"  # the name of the policy that is shipped
 WEIGHTS = Path(__file__).parent / "weights" / TINY
-MADE_FOR = "longvideo.json"
+MADE_FOR_FILE = "longvideo.json"
 _FORMAT = 1  # of that file
 FORMAT = 1  # of a checkpoint
 STATE, LATEST = "state.json", "latest"
@@ -52,10 +53,17 @@ class MadeFor:
     suite: str = ""
     suite_options: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        checks.whole("max_new_tokens", self.max_new_tokens, 1, optional=True)
+        checks.whole("history", self.history, 0, optional=True)
+        for name, kind in (("protocol", str), ("suite", str), ("suite_options", Mapping)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a {kind.__name__}")
+
     def write(self, directory: str | Path) -> None:
         """Write ``longvideo.json`` beside the weights."""
         text = json.dumps({"format": _FORMAT, **asdict(self)}, indent=2)
-        (Path(directory) / MADE_FOR).write_text(text + "\n", encoding="utf-8")
+        (Path(directory) / MADE_FOR_FILE).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, directory: str | Path) -> MadeFor | None:
@@ -64,17 +72,18 @@ class MadeFor:
         Raises:
             ValueError: If the file is of another format, or holds something that is not allowed.
         """
-        path = Path(directory) / MADE_FOR
+        path = Path(directory) / MADE_FOR_FILE
         if not path.is_file():
             return None
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
+            given = json_object(path.read_text(encoding="utf-8"))
             if (found := given.pop("format", None)) != _FORMAT:
                 raise ValueError(f"it has format {found!r}; this version reads {_FORMAT}")
             checks.names("it", given, [each.name for each in fields(cls)])
-            checks.names("settings", given["settings"], EPISODE_SETTINGS)
-            return cls(**{**given, "settings": EpisodeSettings(**given["settings"])})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            settings = given.pop("settings", {})
+            checks.names("settings", settings, EPISODE_SETTINGS)
+            return cls(**given, settings=EpisodeSettings(**settings))
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
 
     def departures(self, protocol: str, settings: EpisodeSettings) -> list[str]:
@@ -132,9 +141,8 @@ class PolicySource:
         path = _shipped(text)
         if text and path.is_dir():
             return replace(_directory(path), given=text)
-        # What looks like a hub id beside a directory of that name is a path with a slip in it.
-        beside = path.parent.is_dir() or path.parts[:1] == ("runs",)
-        if _HUB_ID.match(text) and not beside:
+        # What looks like a hub id but lies where runs are is a path with a slip in it.
+        if _HUB_ID.match(text) and not text.startswith((".", "runs/")):
             return cls("hub", text, text, given=text)
         what = f"no directory {text}" if _like_a_path(text) else f"policy={text!r} is unknown"
         raise ValueError(
@@ -172,9 +180,8 @@ class PolicySource:
 def _shipped(text: str) -> Path:
     """Return a path; one of the shipped weights in another checkout is the one in this."""
     path = Path(text)
-    if text == TINY or (not path.exists() and path.parts[-3:] == ("agents", "weights", TINY)):
-        return WEIGHTS
-    return path
+    elsewhere = path.parts[-3:] == WEIGHTS.parts[-3:] and not (path / MADE_FOR_FILE).is_file()
+    return WEIGHTS if text == TINY or elsewhere else path
 
 
 def _like_a_path(text: str) -> bool:
@@ -189,7 +196,7 @@ def _directory(path: Path) -> PolicySource:
             return PolicySource("model", path.resolve().name, str(path), MadeFor.read(path))
         raise ValueError(f"policy={str(path)!r} cannot be loaded: {error}") from error
     try:
-        made_for = MadeFor.read(checkpoint / "policy") or _of_state(read_state(checkpoint))
+        made_for = MadeFor.read(checkpoint / "policy") or made_for_of_state(read_state(checkpoint))
     except (CheckpointError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"policy={str(path)!r} cannot be loaded: {error}") from error
     return PolicySource("checkpoint", path.resolve().name, str(checkpoint), made_for)
@@ -203,18 +210,18 @@ def _is_model(path: Path) -> bool:
         return False
 
 
-def _of_state(state: Mapping[str, Any]) -> MadeFor:
+def made_for_of_state(state: Mapping[str, Any]) -> MadeFor:
     """Return what a checkpoint of a version that wrote no ``longvideo.json`` was made for."""
     config = state["config"]
     needed = ("model", "suite", "suite_options", "env", "protocol", "max_new_tokens", "ppo")
     if absent := [name for name in needed if name not in config]:
         raise ValueError(f"its configuration has no {absent}, only {sorted(config)}")
     shipped = _shipped(config["model"]) == WEIGHTS and config["suite"] == "haystack"
-    own = MadeFor.read(WEIGHTS) if shipped and not config["env"] else None
+    own = MadeFor.read(WEIGHTS) if shipped else None
     given = {name: value for name, value in config["env"].items() if name in EPISODE_SETTINGS}
     return MadeFor(
         protocol=config["protocol"],
-        settings=own.settings if own else EpisodeSettings(**given),
+        settings=own.settings if own and not config["env"] else EpisodeSettings(**given),
         max_new_tokens=config["max_new_tokens"],
         history=config["ppo"]["history"],
         suite=config["suite"],

@@ -48,6 +48,8 @@ def _defaults(words: Sequence[str], given: Mapping[str, Any]) -> TrainConfig:
     first.add_argument("--preset", default=given.get("preset", "tiny"))
     first.add_argument("--resume", default="")
     said, _ = first.parse_known_args(words)
+    if said.resume and given:
+        raise ValueError("--resume goes on with a run's own configuration; leave --config out")
     if said.resume:
         from agents.checkpoint import config_of
 
@@ -58,8 +60,7 @@ def _defaults(words: Sequence[str], given: Mapping[str, Any]) -> TrainConfig:
                 f"if you trust it: --suite {config.suite}"
             )
         return dataclasses.replace(config, out="", resume="")
-    preset = make_train_config(said.preset)
-    return dataclasses.replace(preset, **command.read_fields(TrainConfig, given))
+    return command.overlaid(make_train_config(said.preset), given)
 
 
 def _value_of(option: str, words: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ class Trainer:
         config, main = self.config, self.processes.main
         if main:
             self.logbook = Logbook(self.out, step=self.step)
-            self.logbook.config(config.to_json())
+            self.logbook.config(replace(config, out=str(self.out), resume="").to_json())
         self.progress = Progress(config.iterations, config.seconds, step=self.step, quiet=not main)
         began = time.monotonic()
         try:

@@ -28,8 +28,8 @@ import tyro
 from tqdm import tqdm
 
 import gym_longvideo.suite as general
-from agents.command import parse, read_fields, to_json
-from agents.source import EPISODE_SETTINGS, PolicySource
+from agents.command import overlaid, parse, to_json
+from agents.source import EPISODE_SETTINGS, MadeFor, PolicySource
 from benchmarks import registry
 from benchmarks.controls import ControlledSuite, chosen, control_settings
 from benchmarks.evaluate_config import EvaluateConfig
@@ -71,7 +71,7 @@ def suite_to_play(
     if not isinstance(suite, str):
         return general.load_suite(suite, options=options)
     name, named = general.named_split(suite)
-    split = split or named or ""
+    split = named or split
     if name.lower().endswith(FILES):
         if "annotation" in options:
             raise ValueError(f"suite={suite!r} is an annotation, and annotation="
@@ -236,7 +236,7 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
     for name in settings:
         if name in ("suite", "split", "suite_options", "on_video_error"):
             raise ValueError(f"env sets {name!r}, which the evaluation sets itself")
-    checks.names(f"env={dict(settings)}: the environment", settings, SETTINGS)
+    checks.names("env: the environment", settings, (*SETTINGS, "render_mode"))
 
 
 def _play(
@@ -325,11 +325,11 @@ def _source(words: Sequence[str], given: Mapping[str, Any]) -> PolicySource | No
 
 def _defaults(source: PolicySource | None, given: Mapping[str, Any]) -> EvaluateConfig:
     """Return what a command line leaves open: what its policy was made for."""
-    values: dict[str, Any] = {"suite": tyro.MISSING, "policy": tyro.MISSING}
-    if source is not None and source.made_for is not None:
-        made_for = source.made_for
-        values |= {"settings": made_for.settings, "protocol": made_for.protocol}
-    return EvaluateConfig(**{**values, **read_fields(EvaluateConfig, given)})
+    made_for = (None if source is None else source.made_for) or MadeFor(protocol="")
+    default = EvaluateConfig(
+        tyro.MISSING, tyro.MISSING, settings=made_for.settings, protocol=made_for.protocol
+    )
+    return overlaid(default, given)
 
 
 def _lines(summary: Mapping[str, Any]) -> Iterator[str]:

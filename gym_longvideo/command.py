@@ -43,6 +43,8 @@ def as_command(function: Callable[[Sequence[str]], int]) -> Callable[..., int]:
             return function(sys.argv[1:] if arguments is None else arguments)
         except SystemExit as end:  # of a parser that has said why, or has printed its help
             return end.code if isinstance(end.code, int) else int(end.code is not None)
+        except ModuleNotFoundError as error:
+            return fail(f"{error.name} is not installed; install the extra that this command needs")
         except (ValueError, OSError, ImportError) as error:
             return fail(error)
 

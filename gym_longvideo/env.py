@@ -116,6 +116,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         suite: str | Suite = "haystack",
         split: str = "train",
         suite_options: Mapping[str, Any] | None = None,
+        *,
         render_mode: str | None = None,
         **settings: Any,
     ) -> None:
@@ -357,10 +358,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
 
     def _parse(self, action: np.ndarray | Action) -> Action:
         if isinstance(action, Action):
-            if not isinstance(action, Malformed):
-                for name, value in vars(action).items():
-                    checks.whole(f"{type(action).__name__}.{name}", value)
-            return action
+            return _checked(action)
         try:
             # Python numbers compare several times faster than those of numpy.
             given = action.tolist() if isinstance(action, np.ndarray) else list(action)
@@ -429,6 +427,19 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             info["answer_index"] = -1 if answer is None else answer
             info["segments"] = episode.task.segments_s
         return info
+
+
+def _checked(action: Action) -> Action:
+    """Return an action of Python's own numbers: it goes into the record."""
+    if isinstance(action, Malformed):
+        if not isinstance(action.reason, str) or not action.reason:
+            raise ValueError(f"{action!r} must say why in words")
+        return action
+    kind = Answer if isinstance(action, Answer) else Retrieve
+    return kind(
+        *(checks.whole(f"{kind.__name__}.{each.name}", getattr(action, each.name))
+          for each in fields(kind))
+    )  # fmt: skip
 
 
 def _judged(iou: float) -> float:

@@ -61,7 +61,10 @@ class EpisodeSettings:
         checks.choice("fit", self.fit, get_args(Fit))
         checks.choice("retrieval", self.retrieval, get_args(Retrieval))
         self.budget  # noqa: B018 - refuses numbers that do not fit
-        self.frame_shape  # noqa: B018
+        for name in ("frame_budget", "overview_frames", "frames_per_retrieval"):
+            checks.keep_whole(self, name, optional=True)
+        size = self.frame_shape
+        object.__setattr__(self, "frame_size", size[0] if size[0] == size[1] else size)
 
     @cached_property
     def budget(self) -> Budget:
@@ -172,19 +175,9 @@ class EnvSettings(DecodingSettings, EpisodeSettings):
     def resolved(self) -> dict[str, Any]:
         """Return every setting that can move a result, JSON-able, but what the suite decides."""
         return {
-            **super().resolved(),
             "question_bytes": self.question_bytes,
+            **super().resolved(),
             "reward": self.bi_level_reward.to_dict(),
             "seek": self.seek,
             "backend": self.backend,
         }
-
-
-def make_settings(given: Mapping[str, Any]) -> EnvSettings:
-    """Return the settings that keyword arguments name.
-
-    Raises:
-        ValueError: For an unknown name, or a value that is not allowed.
-    """
-    checks.names("the environment", given, {each.name for each in fields(EnvSettings)})
-    return EnvSettings(**given)

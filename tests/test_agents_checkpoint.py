@@ -255,9 +255,7 @@ def test_a_checkpoint_imports_no_code_unless_it_is_told_to(full, tmp_path):
     state = json.loads((path / "state.json").read_text())
     state["config"]["suite"] = "gym_longvideo.haystack:needle"
     (path / "state.json").write_text(json.dumps(state))
-    with pytest.raises(
-        ValueError, match="which imports code; repeat it"
-    ):
+    with pytest.raises(ValueError, match="which imports code; repeat it"):
         parse(["--resume", str(path)])
     again = ["--resume", str(path), "--suite", "gym_longvideo.haystack:needle"]
     assert parse(again).suite == "gym_longvideo.haystack:needle"

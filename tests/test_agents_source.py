@@ -7,13 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from agents_models import model_dir
 from agents_training import ENV, SUITE, small, trained
 
 from agents.checkpoint import config_of, load_policy
 from agents.config import TrainConfig
 from agents.model import tiny
-from agents.source import MADE_FOR, WEIGHTS, MadeFor, PolicySource
+from agents.source import MADE_FOR_FILE, WEIGHTS, MadeFor, PolicySource
 from benchmarks.evaluate import evaluate
 from benchmarks.players.model import weights_digest
 from benchmarks.runs import read_run
@@ -55,7 +54,7 @@ def test_what_a_policy_was_made_for_survives_its_file_and_nothing_else_is_read(t
     made_for = MadeFor("tool_call", EpisodeSettings(max_turns=5), 64, 2, "mlvu", {"root": "x"})
     made_for.write(tmp_path)
     assert MadeFor.read(tmp_path) == made_for
-    path = tmp_path / MADE_FOR
+    path = tmp_path / MADE_FOR_FILE
     good = json.loads(path.read_text())
     for change, says in (
         ({"format": 2}, "has format 2"),
@@ -85,6 +84,25 @@ def test_a_checkpoint_of_another_checkout_plays_as_it_was_trained(tmp_path):
     assert outcomes[0] == outcomes[1]
 
 
+def test_weights_of_another_checkout_that_is_still_there_play_as_they_were_trained(tmp_path):
+    other = tmp_path / "agents" / "weights" / "tiny"
+    shutil.copytree(WEIGHTS, other)
+    (other / "longvideo.json").unlink()  # as earlier versions had them
+    shutil.copytree(GOLDEN / "checkpoint", tmp_path / "checkpoint-000001")
+    state = json.loads((tmp_path / "checkpoint-000001" / "state.json").read_text())
+    state["config"]["model"] = str(other)
+    (tmp_path / "checkpoint-000001" / "state.json").write_text(json.dumps(state))
+    made_for = PolicySource.of(tmp_path).made_for
+    assert made_for.settings == tiny.MADE_FOR.settings
+    assert made_for.suite_options == tiny.SUITE_OPTIONS
+    base = config_of(tmp_path).make_env("val").unwrapped
+    assert base.settings["pool_size"] == 64 and base.settings["suite_options"] == tiny.SUITE_OPTIONS
+    state["config"]["suite"] = "gym_longvideo.haystack:needle"  # then it had no settings of its own
+    (tmp_path / "checkpoint-000001" / "state.json").write_text(json.dumps(state))
+    base = config_of(tmp_path).make_env("val").unwrapped
+    assert base.settings["pool_size"] == 128 and base.settings["suite_options"] == {}
+
+
 def test_a_checkpoint_of_earlier_goes_on_with_the_settings_that_it_had(tmp_path):
     for name in ("state.json",):
         shutil.copy(GOLDEN / "checkpoint" / name, tmp_path)
@@ -112,9 +130,28 @@ def test_the_settings_of_a_run_are_laid_over_those_of_its_model():
     base = TrainConfig(env={"pool_size": 9}).make_env("val").unwrapped
     assert base.settings["pool_size"] == 9 and base.settings["frame_size"] == [28, 28]
     assert base.settings["suite_options"] == tiny.SUITE_OPTIONS
-    other = TrainConfig(model=str(model_dir()), suite="haystack:val")
-    assert other.make_env(other.split).unwrapped.suite.split == "val"  # as the suite says
-    assert other.make_env("test").unwrapped.suite.split == "test"
+
+
+def test_a_split_in_the_name_of_a_suite_is_trained_on_and_never_evaluated_on():
+    config = TrainConfig(suite="haystack:val", eval_split="test")
+    assert (config.suite, config.split, config.eval_split) == ("haystack", "val", "test")
+    assert config.make_env(config.split).unwrapped.suite.split == "val"
+    assert TrainConfig(suite="haystack:val", eval_every=0).split == "val"
+    with pytest.raises(ValueError, match="split='val' would be trained and evaluated on"):
+        TrainConfig(suite="haystack:val")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"suite": 5}, {"ppo": 5}, {"env": [1]}, {"out": 5}, {"batch": "4"}, {"lora_alpha": "x"},
+        {"bonus": "yes"}, {"ppo": {"epochs": "2"}}, {"suite_options": None}, {"preset": "best"},
+    ],
+)  # fmt: skip
+def test_a_configuration_of_other_types_is_refused_by_name(values):
+    name = next(iter(values))
+    with pytest.raises(ValueError, match=rf"the configuration's ({name}|epochs)=|{name}='best'"):
+        TrainConfig.from_json(values)
 
 
 def test_a_model_of_the_hub_that_cannot_be_had_is_refused_at_once(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import pickle
 
 import gymnasium as gym
@@ -18,6 +19,7 @@ from worlds import FailingSuite, GreySuite
 
 from gym_longvideo.env import ANSWER, RETRIEVE, LongVideoQAEnv
 from gym_longvideo.episode import Answer, Malformed, Retrieve
+from gym_longvideo.settings import EnvSettings
 from gym_longvideo.suite import utf8_prefix
 from gym_longvideo.video import VideoError
 
@@ -240,6 +242,24 @@ def test_an_action_beyond_the_pool_or_the_options_is_malformed():
     env.reset(seed=0)
     assert "leaves the pool" in env.step(Retrieve(0, 20))[4]["malformed"]
     assert "choice -1 does not exist" in env.step(Answer(-1))[4]["malformed"]
+
+
+def test_an_action_of_numpys_numbers_goes_into_the_record():
+    env = make()
+    env.reset(seed=0)
+    env.step(Retrieve(np.int64(3), np.int32(9)))
+    env.step(Answer(np.int64(0)))
+    assert '"interval": [3, 9]' in env.record.to_json()
+    env.reset(seed=0)
+    for empty in (Malformed(""), Malformed(None)):
+        with pytest.raises(ValueError, match="must say why in words"):
+            env.step(empty)
+
+
+def test_settings_are_the_same_however_they_are_written():
+    assert EnvSettings(frame_size=[28, 28]) == EnvSettings(frame_size=28)
+    assert hash(EnvSettings(frame_size=(28, 14), frame_budget=np.int64(8)))
+    assert json.dumps(dataclasses.asdict(EnvSettings(frame_budget=np.int64(8))))
 
 
 @pytest.mark.parametrize("action", [Answer(1.0), Retrieve(0, None), Answer(True), Answer("B")])
