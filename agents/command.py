@@ -65,7 +65,11 @@ def parse(
     """
     words, given = _without_config(arguments)
     if make_default is not None:
-        default = make_default(words, given)
+        try:
+            default = make_default(words, given)
+        except ValueError:
+            if not {"-h", "--help"} & set(words):  # help is given whatever else there is
+                raise
     elif given:
         default = from_json(kind, given)
     text = sys.modules[kind.__module__].__doc__ if description is None else description

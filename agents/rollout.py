@@ -51,7 +51,7 @@ MakeSession = Callable[[MLLMPolicy, Sampling, torch.Generator | None], Session]
 MOST_SKIPPED = 100  # videos in a row: then it is not the videos
 
 
-class TaskOrder:
+class TrainingOrder:
     """Endless shuffled passes over a suite, shared out among processes.
 
     The environments are told which task to take, so that the order needs no state but a count and

@@ -28,7 +28,7 @@ from agents.metrics import of_learning, of_rollout
 from agents.model.policy import MLLMPolicy
 from agents.parallel import Processes
 from agents.ppo import PPOLearner
-from agents.rollout import RolloutCollector, TaskOrder, play
+from agents.rollout import RolloutCollector, TrainingOrder, play
 from agents.trajectory import Trajectory
 from gym_longvideo.command import check_directory
 from gym_longvideo.env import LongVideoQAEnv
@@ -94,7 +94,9 @@ class Trainer:
         ]
         self.collector = collectors[0]
         self.examiner = collectors[1] if config.eval_every else None
-        self.order = TaskOrder(_suite_size(self.collector), config.seed, rank, self.processes.size)
+        self.order = TrainingOrder(
+            _suite_size(self.collector), config.seed, rank, self.processes.size
+        )
         self.pending: list[int] = []
         self.evaluation: Evaluation | None = None
         self.step = 0

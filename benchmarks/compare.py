@@ -24,7 +24,7 @@ from benchmarks.scores.bootstrap import mcnemar
 from benchmarks.scores.questions import Question, questions
 from benchmarks.scores.summary import Results, RunLike, Sheet
 from benchmarks.suite import VIDEO_BYTES
-from gym_longvideo.command import as_command
+from gym_longvideo.command import as_command, check_directory
 from gym_longvideo.record import EpisodeRecord
 
 FORMAT = 1
@@ -206,6 +206,8 @@ def main(arguments: Sequence[str]) -> int:
     from benchmarks.runs import read_run, write_json
 
     config = parse(CompareConfig, arguments, "compare", positional=True)
+    if config.out is not None:
+        check_directory(config.out.parent)
     a, b = read_run(config.run_a), read_run(config.run_b)
     result = compare(
         a,

@@ -47,7 +47,7 @@ from gym_longvideo.suite import Suite
 _log = logging.getLogger(__name__)
 
 SPLIT = "test"  # of suites that name none themselves
-FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")  # what the jsonl benchmark reads
+FILES = (".json", ".jsonl", *general.TABLES)  # what the benchmark jsonl reads
 UNSCORED = "unscored: no task has a public answer"
 
 
@@ -130,6 +130,7 @@ def evaluate(
         EndpointDown: If an endpoint stopped replying. In both cases what was played is kept.
     """
     from benchmarks.card import make_card
+    from benchmarks.scores.summary import summarize  # heavy
 
     loaded = suite_to_play(suite, split=split, options=suite_options)
     for what in ("invalid", "missing"):
@@ -203,8 +204,6 @@ def evaluate(
             first = read_run(directory).faults[-1]
             raise RunError(f"not one of {len(keys)} episodes could be played; {first['key']!r}: "
                            f"{first['error']}")  # fmt: skip
-        from benchmarks.scores.summary import summarize  # heavy, and not needed until now
-
         summary = summarize(read_run(directory), tasks.dataset)
         write_json(directory / SUMMARY, summary)
     return {**summary, "directory": str(directory)}

@@ -31,7 +31,7 @@ from benchmarks.registry import dataset_of
 from benchmarks.scores.grounding import pool_edges, recorded_pool_times
 from benchmarks.scores.summary import Results, RunLike, summarize
 from gym_longvideo import checks
-from gym_longvideo.command import as_command, write_config
+from gym_longvideo.command import as_command, check_directory, write_config
 from gym_longvideo.episode import Action, Answer, Malformed, Retrieve
 from gym_longvideo.protocol import PROTOCOLS, Turn, lenient, make_protocol
 from gym_longvideo.record import EpisodeRecord, rescore
@@ -318,6 +318,8 @@ def main(arguments: Sequence[str]) -> int:
             f"--out {config.out} lies in the run itself; write it elsewhere, so that it is "
             "never taken for the run's own summary"
         )
+    if config.out is not None:
+        check_directory(config.out.parent)
     run = read_run(config.run)
     rescored = rescore_run(run, reward=config.reward, parser=config.parser)
     options = {"resamples": config.resamples, "seed": config.seed}

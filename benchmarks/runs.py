@@ -66,7 +66,7 @@ def read_run(directory: str | os.PathLike[str]) -> Run:
     path = Path(directory)
     card = _read_card(path)
     if card is None:
-        raise ValueError(f"{path} holds no {CARD}, so it is no run of benchmarks.evaluate")
+        raise ValueError(f"{path} holds no {CARD}, so it is no run of longvideo evaluate")
     records = {}
     for where, line in _lines(path / RECORDS):
         record = _record(where, line, card, records.keys(), None)

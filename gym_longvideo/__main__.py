@@ -12,34 +12,32 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gym_longvideo import checks
-from gym_longvideo.command import fail
+from gym_longvideo.command import fail, missing
 
 
 class Command(NamedTuple):
-    """Where a command lives, the extra it needs ("" for none), and what it does."""
+    """Where a command lives, and what it does."""
 
     module: str
-    extra: str
     help: str
 
 
 COMMANDS = {
-    "train": Command("agents.train", "agents", "train a policy with multi-turn PPO"),
-    "evaluate": Command("benchmarks.evaluate", "benchmarks", "play a suite with a policy"),
-    "rescore": Command("benchmarks.rescore", "benchmarks", "score a run again, without playing"),
-    "compare": Command("benchmarks.compare", "benchmarks", "compare two runs by question"),
-    "report": Command("benchmarks.report.__main__", "benchmarks", "write a report of runs"),
-    "validate": Command("benchmarks.validate", "benchmarks", "check a benchmark on disk"),
-    "suites": Command("benchmarks.suites", "benchmarks", "list the benchmarks, and what is found"),
-    "submission": Command("benchmarks.submission", "benchmarks", "make EgoSchema's submission"),
-    "probe": Command("gym_longvideo.probes", "", "probe a reward for hacks"),
-    "export": Command("gym_longvideo.haystack.export", "", "write haystack videos to files"),
-    "speed video": Command("benchmarks.speed.video", "dev", "time decoding against rivals"),
-    "speed loading": Command("benchmarks.speed.loading", "benchmarks", "time annotation loading"),
-    "speed training": Command("benchmarks.speed.training", "agents", "time rollouts and updates"),
-    "speed scale": Command("benchmarks.speed.scale", "agents", "time an iteration at real sizes"),
+    "train": Command("agents.train", "train a policy with multi-turn PPO"),
+    "evaluate": Command("benchmarks.evaluate", "play a suite with a policy"),
+    "rescore": Command("benchmarks.rescore", "score a run again, without playing"),
+    "compare": Command("benchmarks.compare", "compare two runs by question"),
+    "report": Command("benchmarks.report.__main__", "write a report of runs"),
+    "validate": Command("benchmarks.validate", "check a benchmark on disk"),
+    "suites": Command("benchmarks.suites", "list the benchmarks, and what is found"),
+    "submission": Command("benchmarks.submission", "make EgoSchema's submission"),
+    "probe": Command("gym_longvideo.probes", "probe a reward for hacks"),
+    "export": Command("gym_longvideo.haystack.export", "write haystack videos to files"),
+    "speed video": Command("benchmarks.speed.video", "time decoding against rivals"),
+    "speed loading": Command("benchmarks.speed.loading", "time annotation loading"),
+    "speed training": Command("benchmarks.speed.training", "time rollouts and updates"),
+    "speed scale": Command("benchmarks.speed.scale", "time an iteration at real sizes"),
 }
-OURS = ("gym_longvideo", "agents", "benchmarks")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,14 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run = importlib.import_module(command.module).main
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing in OURS and missing != command.module.partition(".")[0]:
-            raise
-        extra = f"[{command.extra}]" if command.extra else ""
-        return fail(
-            f"longvideo {name} needs {missing}, which is not installed: "
-            f'pip install "gym-longvideo{extra}"'
-        )
+        return fail(f"longvideo {name} needs what is not there: {missing(error)}")
     return run(words[count:])
 
 

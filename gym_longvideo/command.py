@@ -15,6 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+_EXTRAS = {
+    **dict.fromkeys(("agents", "torch", "transformers", "peft", "accelerate", "tyro"), "agents"),
+    **dict.fromkeys(("benchmarks", "torchmetrics", "pyarrow", "openai"), "benchmarks"),
+    **dict.fromkeys(("scipy", "matplotlib"), "study"),
+    **dict.fromkeys(("stable_baselines3", "sb3_contrib"), "sb3"),
+}
 CONFIG = "config.json"  # in the directory of every run: what --config takes back
 
 
@@ -44,11 +50,18 @@ def as_command(function: Callable[[Sequence[str]], int]) -> Callable[..., int]:
         except SystemExit as end:  # of a parser that has said why, or has printed its help
             return end.code if isinstance(end.code, int) else int(end.code is not None)
         except ModuleNotFoundError as error:
-            return fail(f"{error.name} is not installed; install the extra that this command needs")
+            return fail(missing(error))
         except (ValueError, OSError, ImportError) as error:
             return fail(error)
 
     return main
+
+
+def missing(error: ModuleNotFoundError) -> str:
+    """Say which extra brings a module that is not installed."""
+    name = (error.name or "").partition(".")[0]
+    extra = _EXTRAS.get(name, "")
+    return f'{name} is not installed: pip install "gym-longvideo{f"[{extra}]" if extra else ""}"'
 
 
 def fail(error: object, code: int = 2) -> int:

@@ -38,7 +38,7 @@ _BE = r"(?:\s(?:is|was|would\sbe|should\sbe|must\sbe|will\sbe|has\sto\sbe|seems\
 # What calls something the answer; what follows is read by ``_said``.
 _CALLS = re.compile(
     rf"(?:\b{_NOUN}\b[\"']?(?:\s(?:to|for|of)\s[^.\n]{{1,60}}?)?(?:{_BE}\s?:?|\s?[:=\-–—]|\s?\n)"
-    r"|\b(?:i(?:'d|\swould|\swill|'ll)?\s(?:choose|select|pick|answer|go\swith|go\sfor))"
+    r"|\b(?:i(?:'d|\swould|\swill|'ll)?\s(?:choose|select|pick|say|answer|go\swith|go\sfor))"
     r"|\b(?:choosing|selecting|picking)"
     r"|\b(?:it|this|that)(?:'s|\s(?:is|must\sbe|has\sto\sbe|should\sbe|would\sbe))"
     r"|\b(?:therefore|thus|hence|so)\s?,?(?=\s(?:option\s|choice\s)?[\(\[\"']?[A-Z][\)\]\"']?\s?(?:\.|\Z))"
@@ -80,6 +80,8 @@ _DENIES = re.compile(
 _BOLD = re.compile(r"\*\*\s?([^*\n]{1,300}?)\s?\*\*|__([^_\n]{1,300}?)__")
 _BRACKETED = re.compile(r"(?<![\w\\])[\(\[]([A-Za-z])[\)\]]")
 _LAST = re.compile(r":\s{0,3}([A-Z])\.?\s*\Z")  # "My pick: C"
+_LAST_OF_ALL = re.compile(r",\s{0,3}([A-Z])\.?\s*\Z")  # "It is the first one, A."
+_LONE = re.compile(r"(?<![\w'])[A-Z](?![\w'])")
 _LINE = re.compile(
     rf"(?m)^[ >#\-•]{{0,4}}(?i:{_LABEL})?[\"'`$\(\[]{{0,2}}([A-Za-z])[\"'`$\)\]]{{0,2}}"
     r"(?=\s{0,3}(?:$|[.:)\]、](?:\s|$)|[\-–—]\s|,\s(?:because|since|as)\b))"
@@ -170,6 +172,8 @@ class _Reader:
             found |= self._alone(line) or {self._letter(match.group(1))}
         for pattern in (_BRACKETED, _LAST):
             found |= {self._letter(match.group(1)) for match in pattern.finditer(bare)}
+        if (last := _LAST_OF_ALL.search(bare)) and len(set(_LONE.findall(bare))) == 1:
+            found.add(self._letter(last.group(1)))
         for match in _AND.finditer(bare):  # "B/C", "A or B" of what is there
             if found & {self._letter(bare[match.start() - 1 : match.start()])}:
                 found.add(self._letter(match.group(1)))

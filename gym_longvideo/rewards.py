@@ -105,11 +105,7 @@ class BiLevelReward:
         for name, choices in _CHOICES.items():
             checks.choice(f"reward {name}", getattr(self, name), choices)
         for name in _NUMBERS:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(f"reward {name}={value!r} is not a number")
-            if not math.isfinite(value):
-                raise ValueError(f"reward {name}={value!r} is not finite")
+            checks.number(f"reward {name}", getattr(self, name))
         if self.gate_scale <= 0:
             raise ValueError(f"reward gate_scale={self.gate_scale} must be greater than 0")
         if self.penalty < 0:

@@ -61,7 +61,7 @@ class Suite(Protocol):
 
 GROUP = "gym_longvideo.suites"  # of entry points: name -> callable that takes split= and options
 _OWN = {"haystack": "gym_longvideo.haystack:HaystackSuite"}
-_TABLES = (".csv", ".tsv", ".parquet")  # annotation that the suite "jsonl" of benchmarks reads
+TABLES = (".csv", ".tsv", ".parquet")  # annotation that the suite "jsonl" of benchmarks reads
 
 
 @cache
@@ -122,7 +122,7 @@ def load_suite(
         options["split"] = split
     if name.endswith((".jsonl", ".json")):
         return _call(JsonlSuite, name, **options)
-    if name.endswith(_TABLES) and "jsonl" in suite_names():
+    if name.endswith(TABLES) and "jsonl" in suite_names():
         name, options["annotation"] = "jsonl", name
     module, _, factory = suite_names().get(name, name).partition(":")
     if not factory:

@@ -17,7 +17,7 @@ from worlds import FailingSuite, GreySuite
 
 from agents.model.chat import window
 from agents.model.sampling import Reply, Sampling
-from agents.rollout import MOST_SKIPPED, RolloutCollector, TaskOrder
+from agents.rollout import MOST_SKIPPED, RolloutCollector, TrainingOrder
 from agents.trajectory import rows_of
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.video import VideoError
@@ -327,7 +327,7 @@ def test_environments_without_text_are_refused():
 
 @given(st.integers(1, 23), st.integers(1, 5), st.integers(0, 3))
 def test_processes_together_cover_every_epoch_once(size, processes, seed):
-    orders = [TaskOrder(size, seed, rank, processes) for rank in range(processes)]
+    orders = [TrainingOrder(size, seed, rank, processes) for rank in range(processes)]
     rounds = 3 * size  # enough for three epochs a process
     drawn = [order.next() for _ in range(rounds) for order in orders]
     for epoch in range(len(drawn) // size):
@@ -335,17 +335,17 @@ def test_processes_together_cover_every_epoch_once(size, processes, seed):
 
 
 def test_epochs_and_seeds_differ():
-    order = TaskOrder(50, 0)
+    order = TrainingOrder(50, 0)
     first, second = ([order.next() for _ in range(50)] for _ in range(2))
-    other = [TaskOrder(50, 1).next() for _ in range(1)]
+    other = [TrainingOrder(50, 1).next() for _ in range(1)]
     assert first != second and first != sorted(first)
-    assert [TaskOrder(50, 0).next()] == first[:1]
+    assert [TrainingOrder(50, 0).next()] == first[:1]
     assert other != first[:1]
 
 
 @given(st.integers(1, 9), st.integers(0, 40), st.integers(0, 2))
 def test_an_order_goes_on_from_its_count_alone(size, count, rank):
-    straight, resumed = TaskOrder(size, 3, rank, 3), TaskOrder(size, 3, rank, 3)
+    straight, resumed = TrainingOrder(size, 3, rank, 3), TrainingOrder(size, 3, rank, 3)
     for _ in range(count):
         straight.next()
     resumed.count = straight.count
@@ -354,4 +354,4 @@ def test_an_order_goes_on_from_its_count_alone(size, count, rank):
 
 def test_a_suite_without_tasks_is_refused():
     with pytest.raises(ValueError, match="a suite of size=0 has no task to train on"):
-        TaskOrder(0, 0)
+        TrainingOrder(0, 0)

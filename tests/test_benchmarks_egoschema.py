@@ -171,5 +171,5 @@ def test_no_run_and_a_run_of_another_benchmark_are_refused(tmp_path, capsys):
     write_run(tmp_path / "run", [record("u-1", 2, suite="mlvu")])
     assert main([str(tmp_path / "run"), "--out", str(tmp_path / "s.json")]) == 2
     said = capsys.readouterr().err
-    assert "no run of benchmarks.evaluate" in said and "no run of egoschema" in said
+    assert "no run of longvideo evaluate" in said and "no run of egoschema" in said
     assert not (tmp_path / "s.json").exists()

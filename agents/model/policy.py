@@ -31,6 +31,7 @@ from agents.model.fidelity import check_fidelity
 from agents.model.rows import Batch, Row, collate, make_row
 from agents.model.sampling import Sampling
 from agents.model.vision import FrameEncoder
+from gym_longvideo import checks
 
 ACTOR, CRITIC = "actor", "critic"
 # Above as many logits (256 MB in single precision) they are computed for so many tokens at a time.
@@ -50,8 +51,8 @@ class LoRA:
     alpha: float = 64.0
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0:
-            raise ValueError(f"LoRA rank={self.rank} and alpha={self.alpha} must be positive")
+        checks.whole("lora_rank", self.rank, 1)
+        checks.number("lora_alpha", self.alpha, above=0)
 
 
 class Scores(NamedTuple):

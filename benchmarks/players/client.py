@@ -70,7 +70,7 @@ class EndpointError(Exception):
     """A request got no reply of the model, however often it was tried."""
 
 
-class Reply(NamedTuple):
+class ServerReply(NamedTuple):
     """What a model said.
 
     Attributes:
@@ -189,7 +189,7 @@ class Endpoint:
         """Close the connections. Idempotent."""
         self._client.close()
 
-    def reply(self, messages: Sequence[Mapping[str, Any]], seed: int = 0) -> Reply:
+    def reply(self, messages: Sequence[Mapping[str, Any]], seed: int = 0) -> ServerReply:
         """Return what the model says next.
 
         Args:
@@ -210,7 +210,7 @@ class Endpoint:
                 said = self._redacted(error)
                 if reason := _refusal(error):
                     self._tell(said)
-                    return Reply("", None, None, None, None, failed, reason)
+                    return ServerReply("", None, None, None, None, failed, reason)
                 first = tried[-1]  # every form has had its turn: a retry is one request
                 wait_s = self._patience(error, failed)
                 failed += 1
@@ -230,7 +230,7 @@ class Endpoint:
 
     def _negotiate(
         self, messages: Any, fields: dict[str, Any], first: int, tried: list[int]
-    ) -> Reply:
+    ) -> ServerReply:
         """Ask in the best way that the server takes, from ``first`` on; remember which that was."""
         said_so = True
         for mode in range(first, len(_MODES)):
@@ -251,7 +251,7 @@ class Endpoint:
             return reply
         raise AssertionError("unreachable")
 
-    def _ask(self, messages: Any, fields: dict[str, Any], extra: dict[str, Any]) -> Reply:
+    def _ask(self, messages: Any, fields: dict[str, Any], extra: dict[str, Any]) -> ServerReply:
         started = time.perf_counter()
         create = self._client.chat.completions.create
         if not extra:
@@ -319,7 +319,7 @@ def data_url(image: np.ndarray, image_format: ImageFormat = "png") -> str:
     return f"data:image/{image_format};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def _streamed(stream: Any, started: float) -> Reply:
+def _streamed(stream: Any, started: float) -> ServerReply:
     """Read a stream of chunks to its end."""
     text: list[str] = []
     thought: list[str] = []
@@ -344,7 +344,7 @@ def _streamed(stream: Any, started: float) -> Reply:
         raise _Broken("the stream ended before the reply did")
     ended = ended or time.perf_counter()
     first = first or ended
-    return Reply(
+    return ServerReply(
         _text("".join(text), "".join(thought)),
         *_tokens(_mapping(usage)),
         first - started,
@@ -353,7 +353,7 @@ def _streamed(stream: Any, started: float) -> Reply:
     )
 
 
-def _whole(body: Any) -> Reply:
+def _whole(body: Any) -> ServerReply:
     """Read an answer that came in one piece."""
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
@@ -361,7 +361,7 @@ def _whole(body: Any) -> Reply:
     message = choices[0].get("message")
     if not isinstance(message, dict):
         raise _Broken(f"the choice holds no message: {str(choices[0])[:200]}")
-    return Reply(_text(*_said(message)), *_tokens(_mapping(body.get("usage"))), None, None, 0)
+    return ServerReply(_text(*_said(message)), *_tokens(_mapping(body.get("usage"))), None, None, 0)
 
 
 def _said(message: Mapping[str, Any]) -> tuple[str, str]:

@@ -16,8 +16,8 @@ from benchmarks.players.client import (
     Endpoint,
     EndpointError,
     ImageFormat,
-    Reply,
     Request,
+    ServerReply,
     chat_message,
 )
 from benchmarks.players.crew import Crew
@@ -164,7 +164,7 @@ class _Spent:
         self.requests = 0
         self.sums: list[float | None] = [0, 0, 0.0, 0.0, 0]
 
-    def add(self, reply: Reply) -> None:
+    def add(self, reply: ServerReply) -> None:
         self.requests += 1
         amounts = [getattr(reply, name) for name in self.names]
         self.sums = [

@@ -46,7 +46,7 @@ from agents.model.decoding import DecodeSession
 from agents.model.policy import LoRA, MLLMPolicy
 from agents.model.rows import Row
 from agents.model.sampling import Reply, Sampling
-from agents.parallel import Processes
+from agents.parallel import Processes, usable_device
 from agents.ppo import PPOLearner
 from agents.ppo_config import make_config
 from agents.trajectory import Exchange, Trajectory
@@ -404,6 +404,7 @@ def table(result: dict[str, Any]) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Run from the command line."""
     config = parse(ScaleConfig, arguments, "speed scale")
+    usable_device(config.device)
     result = measure(config)
     print(table(result))
     if config.json_file is not None:
