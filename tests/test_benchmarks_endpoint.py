@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import base64
 import email.utils
+import gzip
 import io
+import json
 import socket
 import time
+import tracemalloc
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +20,7 @@ from PIL import Image
 
 from benchmarks.players.client import Endpoint, EndpointError, Request, chat_message, data_url
 
+CASES = Path(__file__).parents[2] / "shared" / "cases" / "refusals.jsonl"
 HELLO = [{"role": "user", "content": "hello"}]
 Behaviour = Callable[[Handler, dict[str, Any], int], None]
 
@@ -194,7 +200,8 @@ def test_a_status_that_stays_is_not_tried_again(status: int) -> None:
 
 def test_a_request_that_is_wrong_in_every_form_fails_once() -> None:
     error, requests = ask(lambda handler, body, number: handler.error(400, "no such model"))
-    assert "no such model" in error and len(requests) == 3  # one for each form
+    # One for each form, of the dialogue and of a minimal one, which is refused as well.
+    assert "no such model" in error and "minimal dialogue" in error and len(requests) == 6
 
 
 REFUSALS = [
@@ -208,31 +215,157 @@ REFUSALS = [
     (400, "context", "the request exceeds the available context size, try increasing it"),
     (400, "context", "prompt is too long: 208310 tokens > 200000 maximum"),
     (400, "context", "The input token count (9000) exceeds the maximum number of tokens allowed."),
+    (400, "context", "<400> InternalError.Algo.InvalidParameter: Range of input length should be "
+     "[1, 129024]"),
+    (422, "context", "Input validation error: `inputs` must have less than 4096 tokens. Given: 9"),
     (422, "context", "At most 4 image(s) may be provided in one prompt."),
     (400, "context", "Too many images in request: 33 > 32."),
     (413, "context", "Too many tokens"),
+    (413, "other", "Request Entity Too Large"),
+    (400, "other", "Das ist zu lang."),
+    (400, "other", ""),
     (400, "policy", "The response was filtered due to the prompt triggering the content management "
      "policy."),
     (400, "policy", "Your request was rejected as a result of our safety system."),
 ]  # fmt: skip
+
+LONG = [{"role": "user", "content": "hello " * 1000}]
+
+
+def is_long(body: dict[str, Any]) -> bool:
+    return len(json.dumps(body["messages"])) > 4000
+
+
+def ask_at_length(refuse: Behaviour, **options: Any) -> Any:
+    """Ask something long of a server that answers what is short, and refuses what is not."""
+
+    def behave(handler: Handler, body: dict[str, Any], number: int) -> None:
+        (refuse(handler, body, number) if is_long(body) else handler.reply(body))
+
+    with serve(behave) as server:
+        client = endpoint(server.url, **options)
+        try:
+            return client.reply(LONG), server.requests
+        except EndpointError as error:
+            return str(error), server.requests
+        finally:
+            client.close()
 
 
 @pytest.mark.parametrize(("status", "reason", "message"), REFUSALS)
 def test_a_dialogue_refused_for_what_it_holds_is_an_empty_reply(
     status: int, reason: str, message: str
 ) -> None:
-    reply, requests = ask(lambda handler, body, number: handler.error(status, message))
+    reply, requests = ask_at_length(lambda handler, body, number: handler.error(status, message))
     assert reply == ("", None, None, None, None, 0, reason)
-    assert len(requests) == 1  # neither tried again nor in another form
+    # Not tried again; in other forms only where the words may mean the form.
+    forms = 3 if reason == "other" and status != 413 else 1
+    assert [is_long(each) for each in requests] == [True] * forms + [False]
 
 
-def test_a_refusal_is_known_by_its_code_and_within_a_stream_too() -> None:
+@pytest.mark.parametrize(("status", "reason", "message"), REFUSALS)
+def test_an_endpoint_that_refuses_everything_is_a_fault(
+    status: int, reason: str, message: str
+) -> None:
+    error, _ = ask(lambda handler, body, number: handler.error(status, message))
+    assert isinstance(error, str) and message[:60] in error and "minimal dialogue" in error
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="needs the cases beside the project")
+def test_real_refusals_are_empty_replies_and_later_ones_cost_one_request_and_a_probe() -> None:
+    for case in map(json.loads, CASES.read_text().splitlines()):
+        reply, _ = ask_at_length(lambda h, b, n, c=case: h.json(c["body"], c["status"]))
+        assert (reply.text, reply.refused) == ("", "context"), case["server"]
+
+    def behave(handler: Handler, body: dict[str, Any], number: int) -> None:
+        handler.error(400, "zu lang") if is_long(body) else handler.reply(body)
+
+    with serve(behave) as server:
+        client = endpoint(server.url)
+        assert [client.reply(LONG).refused for _ in range(3)] == ["other"] * 3
+        assert client.reply(HELLO).text == RIGHT
+        client.close()
+    assert len(server.requests) == (3 + 1) + 2 * (1 + 1) + 1
+
+
+@pytest.mark.parametrize("asked", ["images", "a system message"])
+def test_a_model_that_takes_no_dialogue_of_the_kind_is_a_fault(asked: str) -> None:
+    image = {"type": "image", "image": np.zeros((8, 8, 3), np.uint8)}
+    text = {"type": "text", "text": "hello " * 1000}
+    rules = {"role": "system", "content": "Rules."}
+    dialogue = [rules, chat_message({"role": "user", "content": [image, text, image]})]
+
+    def behave(handler: Handler, body: dict[str, Any], number: int) -> None:
+        held = "image_url" if asked == "images" else '"system"'
+        handler.error(400, "not for me") if held in json.dumps(body["messages"]) else handler.reply(
+            body
+        )
+
+    with serve(behave) as server:
+        client = endpoint(server.url)
+        with pytest.raises(EndpointError, match=r"not for me.*minimal dialogue"):
+            client.reply(dialogue)
+        client.close()
+    probe = server.requests[-1]["messages"]
+    assert [each["role"] for each in probe] == ["system", "user"]
+    assert json.dumps(probe).count("image_url") == 2 and not is_long(server.requests[-1])
+
+
+def test_a_probe_that_gets_no_answer_is_tried_again_and_nothing_is_held_against_the_model() -> None:
+    def behave(handler: Handler, body: dict[str, Any], number: int) -> None:
+        handler.error(400, "zu lang") if is_long(body) else handler.error(503, "busy")
+
+    with serve(behave) as server:
+        client = endpoint(server.url)
+        with pytest.raises(EndpointError, match=r"zu lang.*busy.*3 times"):
+            client.reply(LONG)
+        client.close()
+
+
+def test_a_refusal_is_known_by_its_code_and_within_an_answer_too() -> None:
     coded = {"error": {"message": "no", "code": "context_length_exceeded"}}
-    assert ask(lambda h, b, n: h.json(coded, 400))[0].refused == "context"
+    assert ask_at_length(lambda h, b, n: h.json(coded, 400))[0].refused == "context"
     filtered = {"error": {"message": "no", "code": "content_filter"}}
-    assert ask(lambda h, b, n: h.json(filtered, 400))[0].refused == "policy"
+    assert ask_at_length(lambda h, b, n: h.json(filtered, 400))[0].refused == "policy"
     late = b'data: {"error": {"message": "longer than the context length", "code": 400}}\n\n'
-    assert ask(lambda h, b, n: h.stream([late]))[0].refused == "context"
+    assert ask_at_length(lambda h, b, n: h.stream([late]))[0].refused == "context"
+    for code in (400, "400"):
+        inside = {"error": {"message": "zu lang", "code": code}}
+        assert ask_at_length(lambda h, b, n, i=inside: h.json(i))[0].refused == "other"
+    worded = {"error": "the prompt is longer than the context length"}
+    assert ask_at_length(lambda h, b, n: h.json(worded))[0].refused == "context"
+
+
+ERRORS: dict[str, Any] = {
+    "an object": {"error": {"message": "cuda went away", "code": 500}},
+    "a string": {"error": "cuda went away"},
+    "beside a choice": {**completion(RIGHT), "error": {"message": "cuda went away"}},
+    "in a choice": {
+        "choices": [
+            {
+                "message": {"content": "<think>s"},
+                "error": {"code": 502, "message": "cuda went away"},
+            }
+        ]
+    },
+    "of old vLLM": {"object": "error", "message": "cuda went away", "code": 500},
+}
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_error_inside_an_answer_is_a_fault(kind: str) -> None:
+    error, _ = ask(lambda h, b, n: h.json(ERRORS[kind]))
+    assert isinstance(error, str) and "cuda went away" in error and "3 times" in error
+
+
+def test_a_reply_that_the_server_ended_with_an_error_is_a_fault() -> None:
+    broken = {"choices": [{"message": {"content": RIGHT}, "finish_reason": "error"}]}
+    error, _ = ask(lambda h, b, n: h.json(broken))
+    assert isinstance(error, str) and "ended the reply with an error" in error
+    half = {"choices": [{"delta": {}, "finish_reason": "error"}]}
+    event = b"data: " + json.dumps(half).encode() + b"\n\n"
+    error, _ = ask(lambda h, b, n: h.stream([{"content": RIGHT}, event]))
+    assert isinstance(error, str) and "ended the reply with an error" in error
 
 
 @pytest.mark.parametrize(
@@ -242,7 +375,6 @@ def test_a_refusal_is_known_by_its_code_and_within_a_stream_too() -> None:
         (400, "max_tokens is too large: 9000. This model supports at most 4096 completion tokens"),
         (404, "The model `m` with a large context length does not exist"),
         (401, "the key breaks the usage policy"),
-        (413, "Request Entity Too Large"),  # a proxy's limit, not the model's
         (500, "context length exceeded"),
     ],
 )
@@ -255,14 +387,15 @@ def test_the_first_refusal_is_logged_and_later_requests_stream_as_before(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def behave(handler: Handler, body: dict[str, Any], number: int) -> None:
-        if number < 2:
+        if is_long(body):
             handler.error(400, "maximum context length is 4096 tokens")
         else:
             handler.reply(body)
 
     with serve(behave) as server:
         client = endpoint(server.url)
-        assert [client.reply(HELLO).refused for _ in range(3)] == ["context", "context", ""]
+        refused = [client.reply(each).refused for each in (LONG, LONG, HELLO)]
+        assert refused == ["context", "context", ""]
         client.close()
     assert all("stream_options" in request for request in server.requests)
     assert [record.getMessage().count("4096") for record in caplog.records
@@ -340,6 +473,68 @@ def test_a_plain_answer_that_trickles_is_given_up_too() -> None:
     assert "timeout_s=0.4" in error
 
 
+def test_headers_that_trickle_are_given_up_too() -> None:
+    def behave(handler: Handler, body: dict[str, Any], number: int) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        while not handler.server.released.wait(0.05):
+            handler.wfile.write(b"X-Busy: 1\r\n")
+            handler.wfile.flush()
+
+    started = time.monotonic()
+    error, requests = ask(behave, timeout_s=0.4, retries=1)
+    assert "timeout_s=0.4" in error and len(requests) == 2 and time.monotonic() - started < 5
+
+
+def test_an_answer_has_a_largest_size_packed_or_not() -> None:
+    def flood(handler: Handler, body: dict[str, Any], number: int) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        handler.end_headers()
+        while not handler.server.released.is_set():
+            handler.wfile.write(b" " * 2**20)
+        handler.close_connection = True
+
+    bomb = gzip.compress(b" " * 2**28)
+    assert len(bomb) < 2**19
+    behaviours: list[Behaviour] = [
+        flood,
+        lambda h, b, n: h.send(200, bomb, Content_Encoding="gzip"),
+        lambda h, b, n: h.send(400, bomb, Content_Encoding="gzip"),
+    ]
+    for behave in behaviours:
+        tracemalloc.start()
+        error, _ = ask(behave, retries=0)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert isinstance(error, str) and "larger than 32 MiB" in error
+        assert peak < 150e6
+
+
+def test_a_packed_answer_is_read_or_refused() -> None:
+    whole = json.dumps(completion(RIGHT)).encode()
+    packings = {"gzip": gzip.compress(whole), "deflate": zlib.compress(whole), "identity": whole}
+    for name, data in packings.items():
+        reply, _ = ask(lambda h, b, n, d=data, k=name: h.send(200, d, Content_Encoding=k))
+        assert reply.text == RIGHT
+    error, _ = ask(lambda h, b, n: h.send(200, whole, Content_Encoding="br"), retries=0)
+    assert "packed as 'br'" in error
+    error, _ = ask(lambda h, b, n: h.send(200, whole, Content_Encoding="gzip"), retries=0)
+    assert isinstance(error, str)
+
+
+def test_redirects_are_followed_and_come_to_an_end() -> None:
+    def behave(handler: Handler, body: dict[str, Any], number: int) -> None:
+        if number < 2:
+            handler.send(307, b"", Location=f"/v1/{number}")
+        else:
+            handler.reply(body)
+
+    reply, _ = ask(behave)
+    assert reply.text == RIGHT
+    error, requests = ask(lambda h, b, n: h.send(307, b"", Location="/v1/again"), retries=0)
+    assert "redirect" in error.lower() and len(requests) == 4
+
+
 @pytest.mark.parametrize("after", ["nothing", "headers", "half a body", "half a stream"])
 def test_a_connection_that_breaks_is_a_fault(after: str) -> None:
     def behave(handler: Handler, body: dict[str, Any], number: int) -> None:
@@ -397,11 +592,12 @@ def test_usage_that_is_no_count_is_not_known() -> None:
         assert reply.prompt_tokens is None and reply.reply_tokens is None and reply.text == "x"
 
 
-def test_fields_of_requests_are_as_given_and_a_seed_goes_with_chance() -> None:
+def test_fields_of_requests_are_as_given_and_a_seed_goes_when_asked_for() -> None:
     drawn = Request(temperature=0.7, max_tokens=9)
-    assert drawn.fields(5) == {"temperature": 0.7, "max_tokens": 9, "seed": 5}
+    assert drawn.fields() == {"temperature": 0.7, "max_tokens": 9}
+    assert Request(temperature=0.7, more={"seed": 5}).fields()["seed"] == 5
     more = {"max_tokens": None, "max_completion_tokens": 20, "temperature": None, "top_k": 3}
-    assert Request(more=more).fields(5) == {"max_completion_tokens": 20, "top_k": 3}
+    assert Request(more=more).fields() == {"max_completion_tokens": 20, "top_k": 3}
     _, requests = ask(lambda h, b, n: h.reply(b), request=Request(more={"top_k": 3}))
     assert requests[0]["top_k"] == 3
     wrongs: list[dict[str, Any]] = [
@@ -428,6 +624,23 @@ def test_the_key_comes_from_the_environment_and_is_never_said(
         client.close()
         assert server.headers_seen[0]["authorization"] == "Bearer sk-secret-123"
     assert "secret" not in str(caught.value) and "***" in str(caught.value)
+    for filler in range(440, 480):  # the cut must not leave half of it
+        said = "x" * filler + "sk-secret-123"
+        answers: list[Behaviour] = [
+            lambda h, b, n, s=said: h.error(401, s),
+            lambda h, b, n, s=said[filler - 250 :]: h.json({"id": s}),
+        ]
+        error, _ = ask(answers[filler % 2], api_key_env="MY_KEY", retries=0)
+        assert "sk-s" not in error
+    for stream in (True, False):
+        reply, _ = ask(
+            lambda h, b, n, s=stream: h.reply({"stream": s}, "my key is sk-secret-123"),
+            api_key_env="MY_KEY",
+        )
+        assert reply.text == "my key is ***"
+    monkeypatch.setenv("MY_KEY", "none")  # what people set for local servers is a word
+    reply, _ = ask(lambda h, b, n: h.reply(b, "there is none"), api_key_env="MY_KEY")
+    assert reply.text == "there is none"
     with pytest.raises(ValueError, match=r"NO_KEY.*is set"):
         endpoint("http://127.0.0.1:9/v1", api_key_env="NO_KEY")
     _, requests = ask(lambda h, b, n: h.reply(b))  # local servers need none

@@ -2,15 +2,17 @@
 
 Where the line lies between the policy and the machinery: a completion that arrived whole is what
 the model said, and counts, whatever it says; no content at all (null, empty, refused, cut at the
-token limit) is an empty or cut reply, which the environment finds malformed. So is a request that
-the server refuses for what it holds: status 400, 413 or 422, and words that say that it is longer
-than the context, has too many images, or offends a content policy. It would be refused for ever,
-and leaving such episodes out would favour models that can read less; so the reply is empty, and
-``Reply.refused`` says why. Everything else is the machinery's: no connection, a time-out, any other
-status or reason (a wrong key, an unknown model or parameter, a proxy's limit on bytes), a body that
-is no JSON or holds no choice, a stream that ends before the reply did. Such a request is tried
-again where that may help, and when it keeps failing it raises ``EndpointError``; nobody is ever
-marked wrong for it.
+token limit) is an empty or cut reply, which the environment finds malformed. So is a dialogue that
+the server refuses for what it holds (too long, too many images, against a content policy). It would
+be refused for ever, and leaving such episodes out would favour models that can read less; so the
+reply is empty, and ``ServerReply.refused`` says why. Which refusals those are is told by what the
+server does, not by its words, which no two servers share: status 400, 413 or 422, while a minimal
+dialogue of the same kind, with the same parameters, is answered. Everything else is the
+machinery's: a minimal dialogue that is refused as well (a wrong parameter, a model that takes no
+images), no connection, a time-out, any other status, an error inside an answer, a body that is no
+JSON or holds no choice, a stream that ends before the reply did. Such a request is tried again
+where that may help, and when it keeps failing it raises ``EndpointError``; nobody is ever marked
+wrong for it.
 
 Requests stream where the server lets them, because only then can the time before the first token
 be told from the time after it.
@@ -19,6 +21,7 @@ be told from the time after it.
 from __future__ import annotations
 
 import base64
+import contextlib
 import email.utils
 import importlib
 import io
@@ -26,8 +29,10 @@ import logging
 import math
 import os
 import re
+import socket
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
@@ -43,15 +48,15 @@ API_KEY = "OPENAI_API_KEY"
 _RETRIED = {408, 409, 425, 429}  # and every 5xx
 _NOT_STREAMED = {400, 404, 405, 406, 415, 422, 501}  # what servers say that do not stream
 _REFUSED = {400, 413, 422}
-# What servers say of a dialogue that they will never take. That max_tokens is too large is none of
-# it: that is about a parameter.
+# Known words of refusals. They give a refusal its name, and never decide whether it is one.
 _REASONS: dict[str, re.Pattern[str]] = {
     "context": re.compile(
         r"context[ _]?(length|window|size|limit)|context (is )?too long|model length|"
-        r"(maximum|max) (sequence|input|prompt) length|"
+        r"(maximum|max) (sequence|input|prompt) length|range of input length|"
         r"(prompt|input|request|messages?) (is|are) (too long|longer than)|"
         r"(too many|(number|count) of|exceed\w* the (maximum|max)\w*) (input |prompt |image )?"
         r"(tokens|images)|input (tokens? )?(count|length).{0,60}exceed|string_above_max_length|"
+        r"must have less than \d+ tokens|"
         r"at most \d+ (image|multi-?modal)|limit.mm.per.prompt",
         re.IGNORECASE | re.DOTALL,
     ),
@@ -63,6 +68,10 @@ _REASONS: dict[str, re.Pattern[str]] = {
 }
 _LONGEST_WAIT_S = 300.0
 _CONNECT_S = 10.0
+_MOST_BYTES = 32 * 2**20  # of an answer, once unpacked
+_MOST_REDIRECTS = 3
+_SHOWN = 500  # characters of a message
+_KEY_IN_TEXT = 8  # shorter keys ("none", "EMPTY") are words, and may stand in a reply
 _OWN = {"model", "messages", "stream", "stream_options", "n"}
 
 
@@ -80,8 +89,8 @@ class ServerReply(NamedTuple):
         prefill_s: Seconds before the first token, ``None`` if the reply was not streamed.
         generate_s: Seconds after it, ``None`` if the reply was not streamed.
         retries: Requests that failed before this one.
-        refused: Why the server does not let the model see the dialogue: "context", "policy", or ""
-            where it does.
+        refused: Why the server does not let the model see the dialogue: "context", "policy",
+            "other" (its words are not known), or "" where it does.
     """
 
     text: str
@@ -101,7 +110,8 @@ class Request:
         temperature: 0.0 always takes the likeliest token.
         max_tokens: Longest reply.
         more: Further fields of the request ("top_p", "chat_template_kwargs", ...); they win over
-            the two above, and ``None`` leaves a field out.
+            the two above, and ``None`` leaves a field out. A ``seed`` is sent only if it is among
+            them: some servers (vLLM with chunked prefill) break on one.
         image_format: "png" keeps every pixel, "jpeg" (quality 90) makes smaller requests.
     """
 
@@ -117,11 +127,9 @@ class Request:
         checks.number("temperature", self.temperature, 0)
         checks.whole("max_tokens", self.max_tokens, 1)
 
-    def fields(self, seed: int) -> dict[str, Any]:
-        """Return the fields of a request; the seed goes with it where anything is drawn."""
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of a request."""
         fields = {"temperature": self.temperature, "max_tokens": self.max_tokens, **self.more}
-        if fields.get("temperature"):
-            fields.setdefault("seed", seed)
         return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -132,7 +140,7 @@ class Endpoint:
         base_url: Of the API, such as ``http://localhost:8000/v1``.
         model: Name of the model there.
         request: How replies are asked for.
-        timeout_s: Seconds until the first byte of an answer, and again until its last.
+        timeout_s: Seconds until the headers of an answer are whole, and again until its body is.
         retries: How often a request is tried again.
         backoff_s: Seconds before the first retry, doubled for each further one; a ``Retry-After``
             of the server is heeded if it is longer.
@@ -171,6 +179,7 @@ class Endpoint:
         self.retries, self.backoff_s, self._key = retries, backoff_s, key
         self._wait = wait or threading.Event().wait
         self._mode = 0  # an index into _MODES; grows where the server refuses
+        self._proven = False  # whether that mode was ever answered
         self._told = False  # whether a refusal was logged
         library = openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0]
         self._http: Any = importlib.import_module(library)  # httpx, or what has replaced it
@@ -180,37 +189,48 @@ class Endpoint:
             max_retries=0,  # ours also try again what broke in the middle of a body
             timeout=self._http.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s)),
             http_client=openai.DefaultHttpxClient(
-                event_hooks={"response": [_limit(self._http, timeout_s)]}
+                event_hooks=_limits(self._http, timeout_s),
+                max_redirects=_MOST_REDIRECTS,
+                # Each request has a connection of its own, which its deadline may close.
+                limits=self._http.Limits(max_keepalive_connections=0),
+                headers={"Accept-Encoding": "identity"},
             ),
         )
-        self._broken = (openai.OpenAIError, self._http.HTTPError, self._http.StreamError)
+        self._broken: Any = (
+            *(openai.OpenAIError, self._http.HTTPError, self._http.StreamError),
+            *(_Broken, ValueError, RecursionError),
+        )
 
     def close(self) -> None:
         """Close the connections. Idempotent."""
         self._client.close()
 
-    def reply(self, messages: Sequence[Mapping[str, Any]], seed: int = 0) -> ServerReply:
+    def reply(self, messages: Sequence[Mapping[str, Any]]) -> ServerReply:
         """Return what the model says next.
 
         Args:
             messages: The dialogue, as the API takes it; see ``chat_message``.
-            seed: Of the reply, where anything is drawn.
 
         Raises:
             EndpointError: If there is no reply after all retries.
         """
-        fields = self.request.fields(seed)
+        fields = self.request.fields()
         failed = first = 0
         while True:
             tried: list[int] = []
             first = max(first, self._mode)
             try:
-                return self._negotiate(messages, fields, first, tried)._replace(retries=failed)
-            except (*self._broken, _Broken, ValueError, RecursionError) as error:
-                said = self._redacted(error)
-                if reason := _refusal(error):
-                    self._tell(said)
-                    return ServerReply("", None, None, None, None, failed, reason)
+                reply = self._negotiate(messages, fields, first, tried)
+                return reply._replace(text=self._without_key(reply.text), retries=failed)
+            except self._broken as fault:
+                error, said = fault, self._redacted(fault)
+                if _may_be_refusal(error):
+                    failure = self._failure_of_a_minimal(messages, fields)
+                    if failure is None:
+                        self._tell(said)
+                        return ServerReply("", None, None, None, None, failed, _reason(error))
+                    error = failure
+                    said += f"; and a minimal dialogue: {self._redacted(failure)}"
                 first = tried[-1]  # every form has had its turn: a retry is one request
                 wait_s = self._patience(error, failed)
                 failed += 1
@@ -218,6 +238,16 @@ class Endpoint:
                     raise EndpointError(said if failed == 1 else f"{said} ({failed} times)"
                                         ) from None  # fmt: skip
                 _log.debug("%s; again in %.1f s", said, wait_s)
+
+    def _failure_of_a_minimal(
+        self, messages: Sequence[Mapping[str, Any]], fields: dict[str, Any]
+    ) -> BaseException | None:
+        """Ask what every server takes that takes such dialogues at all; return what breaks it."""
+        try:
+            self._negotiate(_minimal(messages, self.request.image_format), fields, self._mode, [])
+        except self._broken as error:
+            return error
+        return None
 
     def _tell(self, said: str) -> None:
         if not self._told:
@@ -239,8 +269,9 @@ class Endpoint:
                 reply = self._ask(messages, fields, _MODES[mode])
             except Exception as error:
                 no_stream = isinstance(error, _NoStream)
-                may_help = (no_stream or _status(error) in _NOT_STREAMED) and not _refusal(error)
-                if mode + 1 == len(_MODES) or not may_help:
+                may_help = no_stream or _status(error) in _NOT_STREAMED
+                known = _may_be_refusal(error) and (self._proven or _reason(error) != "other")
+                if mode + 1 == len(_MODES) or not may_help or known:
                     raise
                 said_so &= not no_stream
                 continue
@@ -248,6 +279,7 @@ class Endpoint:
             if mode > max(first, self._mode) and (said_so or not _MODES[mode]):
                 _log.info("the endpoint takes no %s", _MODES[first])
                 self._mode = mode
+            self._proven |= mode == self._mode
             return reply
         raise AssertionError("unreachable")
 
@@ -273,8 +305,11 @@ class Endpoint:
     def _redacted(self, error: BaseException) -> str:
         cause = f" ({error.__cause__})" if error.__cause__ and str(error.__cause__) else ""
         said = f"{type(error).__name__.lstrip('_')}: {error}{cause}"
-        said = said if len(said) <= 500 else said[:497] + "..."
-        return said.replace(self._key, "***") if self._key else said
+        said = said.replace(self._key, "***") if self._key else said
+        return said if len(said) <= _SHOWN else said[: _SHOWN - 3] + "..."
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "***") if len(self._key) >= _KEY_IN_TEXT else text
 
 
 _MODES: tuple[dict[str, Any], ...] = (
@@ -290,6 +325,15 @@ class _Broken(Exception):
 
 class _NoStream(_Broken):
     """A stream was asked for, and something else came."""
+
+
+class _Complaint(_Broken):
+    """An error that came inside an answer, with its status if it names one."""
+
+    def __init__(self, error: Any) -> None:
+        super().__init__(f"the answer holds an error: {error}")
+        self.body = error if isinstance(error, Mapping) else {"message": error}
+        self.status_code = _code(self.body)
 
 
 def chat_message(message: Mapping[str, Any], image_format: ImageFormat = "png") -> dict[str, Any]:
@@ -319,6 +363,22 @@ def data_url(image: np.ndarray, image_format: ImageFormat = "png") -> str:
     return f"data:image/{image_format};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
+def _minimal(
+    messages: Sequence[Mapping[str, Any]], image_format: ImageFormat
+) -> list[dict[str, Any]]:
+    """Return a dialogue that holds as little as one of this kind can: one word, one grey image."""
+    kinds = {part["type"] for each in messages if not isinstance(each["content"], str)
+             for part in each["content"]}  # fmt: skip
+    word = {"type": "text", "text": "Reply with the word yes."}
+    grey = {"type": "image", "image": np.full((64, 64, 3), 128, np.uint8)}
+    said = [word, grey] if "image_url" in kinds else [word]
+    roles = [role for role in ("system", "user") if any(each["role"] == role for each in messages)]
+    return [
+        chat_message({"role": role, "content": said if role == "user" else [word]}, image_format)
+        for role in roles
+    ]
+
+
 def _streamed(stream: Any, started: float) -> ServerReply:
     """Read a stream of chunks to its end."""
     text: list[str] = []
@@ -337,6 +397,7 @@ def _streamed(stream: Any, started: float) -> ServerReply:
                 first = first or ended
                 text.append(content)
                 thought.append(reasoning)
+            _complain(_mapping(choice))
             finished |= bool(getattr(choice, "finish_reason", None))
     if not some:
         raise _NoStream("the answer to a request for a stream holds no event")
@@ -355,13 +416,25 @@ def _streamed(stream: Any, started: float) -> ServerReply:
 
 def _whole(body: Any) -> ServerReply:
     """Read an answer that came in one piece."""
+    _complain(body if isinstance(body, dict) else {})
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise _Broken(f"the answer holds no choice: {str(body)[:200]}")
+        raise _Broken(f"the answer holds no choice: {body}")
+    _complain(choices[0])
     message = choices[0].get("message")
     if not isinstance(message, dict):
-        raise _Broken(f"the choice holds no message: {str(choices[0])[:200]}")
+        raise _Broken(f"the choice holds no message: {choices[0]}")
     return ServerReply(_text(*_said(message)), *_tokens(_mapping(body.get("usage"))), None, None, 0)
+
+
+def _complain(piece: Mapping[str, Any]) -> None:
+    """Raise the error that an answer, or a choice of it, holds."""
+    if piece.get("error"):
+        raise _Complaint(piece["error"])
+    if piece.get("object") == "error":
+        raise _Complaint(piece)
+    if piece.get("finish_reason") == "error":
+        raise _Broken("the server ended the reply with an error")
 
 
 def _said(message: Mapping[str, Any]) -> tuple[str, str]:
@@ -407,15 +480,32 @@ def _status(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def _refusal(error: BaseException) -> str:
-    """Return why a server refuses what a dialogue holds, "" if it is about anything else."""
+def _body(error: BaseException) -> Mapping[str, Any]:
+    """Return the error object that a server sent, if any."""
     body = _mapping(getattr(error, "body", None))
-    body = _mapping(body.get("error")) or body
-    status = _status(error)  # an error within a stream has none, but may name it
-    if (body.get("code") if status is None else status) not in _REFUSED:
-        return ""
+    return _mapping(body.get("error")) or body
+
+
+def _code(body: Mapping[str, Any]) -> int | None:
+    """Return the HTTP status that an error object names, if any."""
+    for value in (body.get("status"), body.get("code")):
+        if isinstance(value, int | str) and re.fullmatch(r"[45][0-9]{2}", str(value)):
+            return int(value)
+    return None
+
+
+def _may_be_refusal(error: BaseException) -> bool:
+    """Return whether a server may mean this dialogue, rather than every one."""
+    status = _status(error) or _code(_body(error))  # an error within a stream has only the latter
+    return status in _REFUSED or (status is None and bool(_body(error)) and
+                                  _reason(error) != "other")  # fmt: skip
+
+
+def _reason(error: BaseException) -> str:
+    """Return the name of a refusal, as far as its words are known."""
+    body = _body(error)
     said = f"{body.get('code')} {body.get('type')} {body.get('message')} {error}"
-    return next((reason for reason, words in _REASONS.items() if words.search(said)), "")
+    return next((reason for reason, words in _REASONS.items() if words.search(said)), "other")
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
@@ -429,19 +519,29 @@ def _retry_after(headers: Mapping[str, str]) -> float:
     return seconds if 0 < seconds < math.inf else 0.0
 
 
-def _limit(http: Any, timeout_s: float) -> Callable[[Any], None]:
-    """Return a hook that gives the body of an answer a deadline.
+def _limits(http: Any, timeout_s: float) -> dict[str, list[Callable[[Any], None]]]:
+    """Return hooks that give the headers and the body of an answer a deadline, and it a size.
 
     The client's own time-out is one of silence: a server that sends a byte now and then (or the
-    comments that keep a stream alive) would never meet it.
+    comments that keep a stream alive) would never meet it. What comes packed is unpacked here,
+    because the client would unpack it whole, whatever it grows to.
     """
+    timers = threading.local()
 
     class Limited(http.SyncByteStream):
-        def __init__(self, stream: Any) -> None:
-            self.stream, self.deadline = stream, time.monotonic() + timeout_s
+        def __init__(self, stream: Any, unpack: Any) -> None:
+            self.stream, self.unpack = stream, unpack
+            self.deadline, self.left = time.monotonic() + timeout_s, _MOST_BYTES
 
         def __iter__(self) -> Any:
-            for part in self.stream:
+            for packed in self.stream:
+                try:
+                    part = self.unpack.decompress(packed, self.left + 1) if self.unpack else packed
+                except zlib.error as error:
+                    raise http.DecodingError(f"the answer is packed wrongly: {error}") from None
+                self.left -= len(part)
+                if self.left < 0:
+                    raise http.ReadError(f"the answer is larger than {_MOST_BYTES >> 20} MiB")
                 yield part
                 if time.monotonic() > self.deadline:
                     raise http.ReadTimeout(f"the answer took longer than timeout_s={timeout_s:g}")
@@ -449,7 +549,41 @@ def _limit(http: Any, timeout_s: float) -> Callable[[Any], None]:
         def close(self) -> None:
             self.stream.close()
 
-    def limit(response: Any) -> None:
-        response.stream = Limited(response.stream)
+    def hang_up(connection: Any) -> None:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
 
-    return limit
+    def watch(name: str, info: Mapping[str, Any]) -> None:
+        if name.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            stop()
+            connection = info["return_value"].get_extra_info("socket")
+            timers.timer = threading.Timer(timeout_s, hang_up, [connection])
+            timers.timer.daemon = True
+            timers.timer.start()
+        elif ".receive_response_headers." in name and name.endswith((".complete", ".failed")):
+            late = name.endswith(".failed") and timers.timer.finished.is_set()
+            stop()
+            if late:
+                raise http.ReadTimeout(f"the headers took longer than timeout_s={timeout_s:g}")
+
+    def stop() -> None:
+        if timer := getattr(timers, "timer", None):
+            timer.cancel()
+
+    def request(request: Any) -> None:
+        request.extensions["trace"] = watch
+
+    def response(response: Any) -> None:
+        packing = response.headers.pop("content-encoding", "identity").strip().lower()
+        if packing not in _UNPACK:
+            raise http.DecodingError(
+                f"the answer is packed as {packing!r}, which was not asked for; have the server "
+                "or the proxy before it send it as it is"
+            )
+        unpack = _UNPACK[packing]
+        response.stream = Limited(response.stream, unpack and zlib.decompressobj(unpack))
+
+    return {"request": [request], "response": [response]}
+
+
+_UNPACK = {"identity": 0, "": 0, "gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}

@@ -1,6 +1,6 @@
 """EndpointPlayer: plays a model behind an OpenAI-compatible server, many dialogues at a time.
 
-A dialogue that the server refuses for what it holds (see ``endpoint``) spends the turn as an empty
+A dialogue that the server refuses for what it holds (see ``client``) spends the turn as an empty
 reply does: the turn is malformed, and its ``refused`` says why. An episode without a reply for any
 other reason is a fault.
 """
@@ -21,7 +21,7 @@ from benchmarks.players.client import (
     chat_message,
 )
 from benchmarks.players.crew import Crew
-from benchmarks.players.player import Job, MakeEnv, MeteredText, Played, describe, new_cost, seed_of
+from benchmarks.players.player import Job, MakeEnv, MeteredText, Played, describe, new_cost
 from gym_longvideo import checks
 from gym_longvideo.video.errors import VideoError
 
@@ -41,13 +41,12 @@ class EndpointPlayer:
         make_env: Makes an environment.
         model: Name of the model there.
         protocol: Text protocol.
-        seed: Replies are drawn by this and the key of the episode, where they are drawn.
         concurrency: Dialogues at a time; 0 for 16.
         temperature: 0.0 always takes the likeliest token.
         max_new_tokens: Longest reply; 0 for 512.
-        request: Further fields of a request, see ``endpoint.Request``.
+        request: Further fields of a request, see ``client.Request``.
         image_format: "png" or "jpeg".
-        timeout_s: Seconds a request may take, see ``endpoint.Endpoint``.
+        timeout_s: Seconds a request may take, see ``client.Endpoint``.
         retries: How often a request is tried again.
         backoff_s: Seconds before the first retry.
         patience: Episodes in a row without a reply that end the run.
@@ -64,7 +63,6 @@ class EndpointPlayer:
         *,
         model: str = "",
         protocol: str = "tags",
-        seed: int = 0,
         concurrency: int = 0,
         temperature: float = 0.0,
         max_new_tokens: int = 0,
@@ -80,7 +78,7 @@ class EndpointPlayer:
         checks.whole("patience", patience, 1)
         base_url = PolicySource.of(source).path
         asked = Request(temperature, max_new_tokens or 512, dict(request or {}), image_format)
-        self.protocol, self.seed, self.patience, self.base_url = protocol, seed, patience, base_url
+        self.protocol, self.patience, self.base_url = protocol, patience, base_url
         self._crew: Crew[MeteredText, Job, Played] = Crew(
             lambda: MeteredText(make_env(), protocol),
             self._play,
@@ -102,7 +100,7 @@ class EndpointPlayer:
         self.policy: Mapping[str, Any] = {
             "kind": "endpoint",
             "name": model,
-            "request": asked.fields(0),
+            "request": asked.fields(),
             "image_format": image_format,
         }
 
@@ -137,12 +135,11 @@ class EndpointPlayer:
             return Played(job.key, None, {}, describe(error))
         spent = _Spent()
         sent: list[dict[str, Any]] = []
-        seed = seed_of(self.seed, job.key)
         while True:
             image_format: Any = self.policy["image_format"]
             sent += [chat_message(each, image_format) for each in env.messages()[len(sent) :]]
             try:
-                reply = self._endpoint.reply(sent, seed)
+                reply = self._endpoint.reply(sent)
             except EndpointError as error:
                 return Played(job.key, None, {}, describe(error))
             spent.add(reply)

@@ -26,7 +26,7 @@ def make_player(
         source: Of the policy, or what names it.
         make_env: Makes an environment over the tasks.
         protocol: Text protocol of models.
-        seed: Of whatever is drawn.
+        seed: Of what a scripted policy draws.
         concurrency: Episodes played side by side; 0 for what suits the player.
         options: What else the player takes by keyword.
 
@@ -40,7 +40,7 @@ def make_player(
     if source.kind == "endpoint":
         from benchmarks.players.endpoint import EndpointPlayer
 
-        return _make(EndpointPlayer, source, make_env, seed=seed, **text)
+        return _make(EndpointPlayer, source, make_env, **text)
     from benchmarks.players.model import ModelPlayer
 
     return _make(ModelPlayer, source, make_env, **text)
