@@ -341,6 +341,8 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
             ends = [value.get("low"), value.get("high")]
             between = "" if None in ends else f" ({ends[0]:.3f} to {ends[1]:.3f})"
             yield f"{name.replace('_', ' ')} {value['value']:.3f}{between}"
+    if summary["trouble"]:
+        yield f"warning: {summary['trouble']}"
     yield (
         f"{summary['episodes']} episodes, {summary['faults']} faults, card {summary['hash']}: "
         f"{summary['directory']}"

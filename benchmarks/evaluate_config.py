@@ -16,7 +16,7 @@ from gym_longvideo.settings import DecodingSettings, EpisodeSettings
 _PATHS = ("root", "annotation", "video_root")
 _OF_ENDPOINTS = (
     "model", "temperature", "request", "image_format", "timeout_s", "retries", "patience",
-    "api_key_env",
+    "api_key_env", "thought_opened",
 )  # fmt: skip
 
 
@@ -54,6 +54,8 @@ class EvaluateConfig:
         retries: How often a request is tried again.
         patience: Episodes in a row without a reply that end the run.
         api_key_env: Environment variable that holds the key of an endpoint.
+        thought_opened: Whether an endpoint's chat template opens the thought (ends the prompt with
+            <think>), as those of thinking models do.
         policy_options: Further keyword arguments of the policy.
         quiet: Show no progress.
     """
@@ -87,6 +89,7 @@ class EvaluateConfig:
     retries: int = 4
     patience: int = 16
     api_key_env: str = "OPENAI_API_KEY"
+    thought_opened: bool = False
     policy_options: Options = field(default_factory=dict)
     quiet: bool = False
 

@@ -89,6 +89,19 @@ class TurnProtocol(Protocol):
 
 
 _TIME = re.compile(r"\s{0,9}[0-9][0-9.:]{0,31}\s{0,9}\Z")
+_THOUGHT = "<think>"
+
+
+def with_opening(reply: str) -> str:
+    """Return a reply to a prompt that had opened the thought, together with that opening.
+
+    Chat templates of thinking models end with ``<think>``, so that the model itself only closes the
+    thought. The exact form asks for both; what the prompt wrote counts as written.
+
+    >>> with_opening("early on</think><answer>B</answer>")
+    '<think>early on</think><answer>B</answer>'
+    """
+    return reply if reply.lstrip().startswith(_THOUGHT) else _THOUGHT + reply
 
 
 class Tags:

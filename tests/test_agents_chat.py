@@ -16,6 +16,8 @@ from transformers import Qwen2Config
 from agents.model import tiny
 from agents.model.chat import Block, ChatCodec, ImageGrid, window
 from agents.model.policy import MLLMPolicy
+from gym_longvideo.episode import Answer, Malformed
+from gym_longvideo.protocol import Tags, example_turn
 from gym_longvideo.wrappers import TextProtocol
 
 GRID = ImageGrid(patch=14, merge=2)
@@ -287,15 +289,31 @@ NO_END = (
     [
         (DROPS_THINKING, "rewrites earlier messages"),
         (COUNTS, "rewrites earlier messages"),
-        (OPENS_THINKING, "or prefixes a reply"),
+        (OPENS_THINKING.replace("<think>", "Sure: "), "or prefixes a reply"),
         (NO_SYSTEM, "drops the system or the user message"),
         (NO_END, r"goes on after a reply with '\\nuser: ', which does not begin with a special"),
     ],
-    ids=["drops-thinking", "counts-messages", "opens-thinking", "no-system", "no-end-token"],
+    ids=["drops-thinking", "counts-messages", "prefixes", "no-system", "no-end-token"],
 )
 def test_a_template_that_cannot_be_continued_is_refused(codec, template, message):
     with pytest.raises(ValueError, match=message):
         rebuilt(codec, template)
+
+
+@pytest.mark.parametrize("opening", ["<think>", "<think>\n"])
+def test_a_thought_that_the_template_opens_is_part_of_the_reply(codec, opening):
+    thinking = rebuilt(codec, OPENS_THINKING.replace("<think>", opening))
+    assert thinking.opens_thought and not codec.opens_thought
+    prompt = thinking.tokenizer.decode(thinking.user(text("Question")).ids)
+    assert prompt.endswith(f"assistant\n{opening}")
+    whole = "<think>early on</think><answer>A</answer>"
+    reply = thinking.encode_reply(whole)
+    assert not thinking.tokenizer.decode(reply.ids).startswith("<think>")
+    assert thinking.text(reply.ids) == whole
+    assert codec.text(reply.ids) == whole.removeprefix("<think>")
+    assert Tags().parse(thinking.text(reply.ids), example_turn()) == Answer(0)
+    assert isinstance(Tags().parse(codec.text(reply.ids), example_turn()), Malformed)
+    assert thinking.close(reply).ids.tolist() == codec.close(reply).ids.tolist()
 
 
 def test_a_template_that_only_says_it_in_other_words_is_fine(codec):

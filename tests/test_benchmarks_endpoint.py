@@ -576,6 +576,19 @@ def test_thinking_that_the_server_cut_off_is_put_back() -> None:
     assert ask(lambda h, b, n: h.json(plain))[0].text == "<think>red</think><answer>B</answer>"
     cut = completion(None, reasoning_content="and then")
     assert ask(lambda h, b, n: h.json(cut))[0].text == "<think>and then"
+    thought: Any
+    for thought in ("red", [{"type": "text", "text": "re"}, {"type": "text", "text": "d"}]):
+        said = [
+            {"type": "thinking", "thinking": thought},
+            {"type": "text", "text": "<answer>B</answer>"},
+        ]
+        right = "<think>red</think><answer>B</answer>"
+        answer = completion(said)
+        assert ask(lambda h, b, n, a=answer: h.json(a))[0].text == right
+        deltas = [{"content": [part]} for part in said]
+        assert ask(lambda h, b, n, d=deltas: h.stream([*d, "stop"]))[0].text == right
+    mixed = completion(["<answer>", {"type": "text", "text": "B</answer>"}])
+    assert ask(lambda h, b, n: h.json(mixed))[0].text == "<answer>B</answer>"
     whole = completion("<think>x</think>y", reasoning="x")
     assert ask(lambda h, b, n: h.json(whole))[0].text == "<think>x</think>y"
 

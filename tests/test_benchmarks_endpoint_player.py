@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from benchmark_players import factory, jobs_of, play, reply_of, suite_of
-from chat_server import RIGHT, Handler, serve
+from chat_server import RIGHT, Handler, completion, serve
 
 from benchmarks.players.endpoint import EndpointDown, EndpointPlayer
 from benchmarks.players.player import (
@@ -51,6 +51,87 @@ def test_a_malformed_reply_is_the_policys_and_counts(text: str) -> None:
     assert played.record is not None and played.record.outcome == "unanswered"
     assert [turn["op"] for turn in played.record.turns] == ["malformed"] * 3
     assert [turn["reply"] for turn in played.record.turns] == [text] * 3
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_thought_that_the_prompt_opened_is_read_where_that_is_said(opened: bool) -> None:
+    suite = suite_of(1)
+    replies = ["I look.\n</think>\n\n<retrieve>0, 1</retrieve>", "so\n</think><answer>A</answer>"]
+    with serve(lambda h, body, n: h.reply(body, replies[min(n, 1)])) as server:
+        player = endpoint_player(server.url, suite, thought_opened=opened)
+        assert player.policy.get("thought_opened", False) is opened
+        (played,) = play(player, jobs_of(suite)).values()
+    assert played.record is not None
+    found = [turn["op"] for turn in played.record.turns]
+    assert found == (["retrieve", "answer"] if opened else ["malformed"] * 3)
+    if opened:
+        assert played.record.turns[0]["reply"] == f"<think>{replies[0]}"
+        said = server.requests[1]["messages"][2]
+        assert said == {"role": "assistant", "content": f"<think>{replies[0]}"}
+
+
+def test_the_same_policy_has_the_same_accuracy_in_whatever_form_a_server_replies() -> None:
+    suite = suite_of(6)
+    think, act = "it is red", "<answer>A</answer>"
+    plain = f"<think>{think}</think>{act}"
+    forms: dict[str, tuple[Any, dict[str, Any]]] = {
+        "plain": (completion(plain), {}),
+        "cut off": (completion(act, reasoning_content=think), {}),
+        "newer": (completion(act, reasoning=think), {}),
+        "parts": (
+            completion([{"type": "thinking", "thinking": think}, {"type": "text", "text": act}]),
+            {},
+        ),
+        "opened": (completion(f"{think}</think>{act}"), {"thought_opened": True}),
+    }
+    found = {}
+    for name, (answer, options) in forms.items():
+
+        def behave(handler: Handler, body: dict[str, Any], number: int, a: Any = answer) -> None:
+            handler.json(a)
+
+        with serve(behave) as server:
+            played = play(endpoint_player(server.url, suite, **options), jobs_of(suite))
+        found[name] = [each.record.outcome for _, each in sorted(played.items()) if each.record]
+    assert len(found["plain"]) == 6 and all(each == found["plain"] for each in found.values())
+
+
+REFUSALS = {
+    "vLLM": (400, {"error": {"message": "longer than the maximum model length", "code": 400}}),
+    "DashScope": (400, {"error": {"code": "invalid_parameter_error", "message": "<400> Internal"
+                                  "Error.Algo.InvalidParameter: Range of input length should be"}}),
+    "Gemini": (400, [{"error": {"code": 400, "message": "Unable to submit request", "status":
+                                "INVALID_ARGUMENT"}}]),
+    "TGI": (422, {"error": "Input validation error: `inputs` must have less than 9 tokens",
+                  "error_type": "validation"}),
+    "a proxy": (413, "<html>Request Entity Too Large</html>"),
+    "inside a 200": (200, {"error": {"code": 400, "message": "zu lang"}}),
+}  # fmt: skip
+
+
+def test_the_same_policy_has_the_same_accuracy_in_whatever_words_a_server_refuses() -> None:
+    suite = suite_of(6)
+    long = {suite[i].question for i in (1, 4)}
+    found = {}
+    for name, (status, answer) in REFUSALS.items():
+
+        def behave(
+            handler: Handler, body: dict[str, Any], number: int, s: int = status, a: Any = answer
+        ) -> None:
+            if any(question in str(body["messages"]) for question in long):
+                handler.json(a, s)
+            else:
+                handler.reply(body)
+
+        with serve(behave) as server:
+            played = play(endpoint_player(server.url, suite), jobs_of(suite))
+        found[name] = [each.record.outcome for _, each in sorted(played.items()) if each.record]
+        assert sum(
+            all(turn.get("refused") for turn in each.record.turns)
+            for each in played.values()
+            if each.record
+        ) == len(long)  # fmt: skip
+    assert len(found["vLLM"]) == 6 and all(each == found["vLLM"] for each in found.values())
 
 
 def test_an_endpoint_that_fails_some_episodes_loses_only_those() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html.parser
 import json
 import os
@@ -180,6 +181,17 @@ def test_faults_and_missing_episodes_stand_beside_the_accuracy(tmp_path):
         "2",
         "4",
     )
+
+
+def test_a_run_whose_replies_were_mostly_not_read_says_so(tmp_path):
+    card = make_card(tasks=4)
+    records = played(card, right=1, wrong=3)
+    for record in records[1:]:
+        record.turns[-1].update(op="malformed", malformed="no <think>", reply="<b>C</b>")
+    records[1:] = [dataclasses.replace(each, outcome="unanswered") for each in records[1:]]
+    texts, page = report(tmp_path, write_run(tmp_path / "mine", card, records))
+    assert "mine: 3 of 4 episodes are unanswered (3)" in texts["report.md"]
+    assert "mine: 3 of 4 episodes are unanswered (3)" in page.text and "<b>C</b>" in page.text
 
 
 def test_a_limit_of_episodes_is_not_incomplete(tmp_path):

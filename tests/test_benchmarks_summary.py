@@ -14,6 +14,7 @@ from benchmark_records import FakeRun, card, final, marks, record, retrieval, ru
 from agents.scripted import make_agent
 from benchmarks.card import CardMismatch, make_card
 from benchmarks.datasets.videomme import VIDEOMME
+from benchmarks.evaluate import _lines
 from benchmarks.registry import dataset_of
 from benchmarks.scores.behaviour import behaviour, costs
 from benchmarks.scores.grounding import grounding
@@ -46,6 +47,25 @@ def test_an_empty_run_has_a_summary():
     assert set(summary["cost"].values()) == set(summary["behaviour"].values()) == {None}
     json.dumps(summary, allow_nan=False)
     assert summarize(run([]), MLVU)["accuracy"] == nothing
+
+
+def test_a_run_whose_replies_were_mostly_not_read_says_so_with_an_example():
+    fine = [record(f"f{i}") for i in range(2)]
+    odd = [record(f"o{i}", None) for i in range(3)]
+    for each in odd:
+        each.turns[-1]["reply"] = "B" * 1000 + "</think>"
+    assert summarize(run([*fine, *odd[:2]]))["trouble"] == ""
+    said = summarize(run([*fine, *odd]))["trouble"]
+    assert (
+        said.startswith("3 of 5 episodes are unanswered (3)")
+        and "not read as an action (3)" in said
+    )
+    assert "BBB ... BBB" in said and "</think>': no action." in said and len(said) < 500
+    for each in odd:
+        each.turns[-1].update(refused="context", reply="")
+    said = summarize(run([*fine, *odd]))["trouble"]
+    assert said.endswith("the endpoint refused 3 of 3 such turns.")
+    assert "warning: 3 of 5" in "\n".join(_lines({**summarize(run(odd + fine)), "directory": ""}))
 
 
 def test_the_keys_are_those_that_reports_read():

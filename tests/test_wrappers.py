@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 
 import gymnasium as gym
@@ -52,6 +53,23 @@ def test_text_in_text_and_frames_out():
     assert (reward, terminated) == (pytest.approx(1.7), True)
     assert (info["outcome"], info["lenient_choice"]) == ("correct", 0)
     assert observation["text"] == "" and not observation["frames"].any()
+
+
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+def test_marks_and_frames_match_whatever_a_question_says(protocol):
+    class Marked(GreySuite):
+        def __getitem__(self, index):
+            task = super().__getitem__(index)
+            options = ("like <image>", *task.options[1:])
+            return dataclasses.replace(task, question="What is in <image>?", options=options)
+
+    env = TextProtocol(grey(Marked()), protocol=protocol)
+    observation, _ = env.reset(seed=0)
+    assert observation["text"].count("<image>") == 4
+    assert "What is in (image)?" in observation["text"] and "like (image)" in observation["text"]
+    content = env.messages()[-1]["content"]
+    words = [part["text"] if part["type"] == "text" else "<image>" for part in content]
+    assert "\n".join(words) == observation["text"]
 
 
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gym_longvideo.protocol import Content
+from gym_longvideo.protocol import Content, with_opening
 
 # A template that drops old thinking must meet some.
 _REPLY = "<think>\u241ethought\u241f</think>\u241ereply\u241f"
@@ -90,6 +90,7 @@ class ChatCodec:
         end_id: The id that ends a reply (``<|im_end|>``).
         suppressed: (n,) int64 ids that are never sampled, and are left out of the softmax in
             training too: vision placeholders and all special tokens but the end of a reply.
+        opens_thought: Whether the template begins every reply with ``<think>``.
 
     Raises:
         ValueError: If the tokenizer has no chat template, lacks a placeholder, or the template
@@ -136,6 +137,7 @@ class ChatCodec:
             )
         self._system = self._special(before), self._special(between)
         self._user_end = self._special(after)
+        self.opens_thought = after.rstrip().endswith("<think>")
         self.end_id = int(joint_ids[0])
         self._after_end = joint_ids[1:]
         known = np.arange(vocab_size or len(tokenizer))
@@ -219,15 +221,19 @@ class ChatCodec:
         return Block(self._after_end if ended else np.append(self.end_id, self._after_end))
 
     def text(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Return the text of a reply, for the environment only."""
+        """Return the text of a reply, for the environment only.
+
+        Where the template has opened the thought, that opening is part of it.
+        """
         kept = [int(i) for i in ids]
         if kept and kept[-1] == self.end_id:
             kept = kept[:-1]
-        return self.tokenizer.decode(kept, skip_special_tokens=False)
+        said = self.tokenizer.decode(kept, skip_special_tokens=False)
+        return with_opening(said) if self.opens_thought else said
 
     def encode_reply(self, text: str, *, end: bool = True) -> Block:
         """Encode a reply somebody wrote (for supervised training and tests)."""
-        ids = self._plain([text])[0]
+        ids = self._plain([text.removeprefix("<think>") if self.opens_thought else text])[0]
         return self.reply(np.append(ids, self.end_id) if end else ids)
 
     def _plain(self, texts: list[str]) -> list[np.ndarray]:
@@ -258,7 +264,14 @@ class ChatCodec:
         longer = self._render([system, user, reply, again])
         head, found, rest = longer.partition(_MARKS[2])
         joint, also_found, tail = rest.partition(_MARKS[3])
-        if not found or not also_found or head != opening or tail != after:
+        opened = opening.removeprefix(head)  # "", or the <think> that a reply would repeat
+        if (
+            not found
+            or not also_found
+            or not opening.startswith(head)
+            or opened.strip() not in ("", "<think>")
+            or tail != after
+        ):
             raise ValueError(
                 "the chat template rewrites earlier messages (drops their thinking, say), or "
                 "prefixes a reply, when a dialogue goes on; contexts cannot be extended token by "

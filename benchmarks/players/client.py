@@ -72,6 +72,7 @@ _MOST_BYTES = 32 * 2**20  # of an answer, once unpacked
 _MOST_REDIRECTS = 3
 _SHOWN = 500  # characters of a message
 _KEY_IN_TEXT = 8  # shorter keys ("none", "EMPTY") are words, and may stand in a reply
+_THINKING = {"thinking", "reasoning"}  # types of parts
 _OWN = {"model", "messages", "stream", "stream_options", "n"}
 
 
@@ -441,20 +442,37 @@ def _said(message: Mapping[str, Any]) -> tuple[str, str]:
     """Return the content of a message (or of a part of one), and the thinking told apart from it.
 
     Servers that know a model's thinking marks cut it off: vLLM and SGLang call it
-    ``reasoning_content``, newer ones ``reasoning``.
+    ``reasoning_content``, newer ones ``reasoning``; others send parts of type ``thinking``.
     """
     content = message.get("content")
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    reasoning = reasoning if isinstance(reasoning, str) else ""
     if isinstance(content, list):
-        content = "".join(str(_mapping(part).get("text") or "") for part in content)
+        parts = [part if isinstance(part, str) else _mapping(part) for part in content]
+        reasoning += "".join(_thinking(part) for part in parts if not isinstance(part, str))
+        content = "".join(
+            part if isinstance(part, str) else str(part.get("text") or "")
+            for part in parts
+            if isinstance(part, str) or part.get("type") not in _THINKING
+        )
     if not isinstance(content, str | None):
         raise _Broken(f"the content of the message is {type(content).__name__}, not text")
-    reasoning = message.get("reasoning_content") or message.get("reasoning")
-    return content or "", reasoning if isinstance(reasoning, str) else ""
+    return content or "", reasoning
+
+
+def _thinking(part: Mapping[str, Any]) -> str:
+    """Return what a part of a message thinks: a text, or parts of text (Mistral)."""
+    if part.get("type") not in _THINKING:
+        return ""
+    inside = next((part[name] for name in ("thinking", "reasoning", "text") if part.get(name)), "")
+    if isinstance(inside, list):
+        return "".join(str(_mapping(each).get("text") or "") for each in inside)
+    return str(inside)
 
 
 def _text(content: str, reasoning: str) -> str:
     """Return a reply as the model wrote it, thinking put back; no lone surrogates."""
-    if reasoning and "<think>" not in content:
+    if reasoning and not content.lstrip().startswith("<think>"):
         content = f"<think>{reasoning}</think>{content}" if content else f"<think>{reasoning}"
     return content.encode("utf-8", "replace").decode("utf-8")
 

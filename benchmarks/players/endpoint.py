@@ -23,6 +23,7 @@ from benchmarks.players.client import (
 from benchmarks.players.crew import Crew
 from benchmarks.players.player import Job, MakeEnv, MeteredText, Played, describe, new_cost
 from gym_longvideo import checks
+from gym_longvideo.protocol import with_opening
 from gym_longvideo.video.errors import VideoError
 
 CONCURRENCY = 16
@@ -51,6 +52,8 @@ class EndpointPlayer:
         backoff_s: Seconds before the first retry.
         patience: Episodes in a row without a reply that end the run.
         api_key_env: Environment variable that holds the key.
+        thought_opened: Whether the server's chat template ends the prompt with ``<think>``, as
+            those of thinking models do; a reply then begins inside the thought.
 
     Raises:
         ValueError: For arguments that have no meaning.
@@ -73,6 +76,7 @@ class EndpointPlayer:
         backoff_s: float = 1.0,
         patience: int = 16,
         api_key_env: str = API_KEY,
+        thought_opened: bool = False,
     ) -> None:
         checks.whole("concurrency", concurrency, 0)
         checks.whole("patience", patience, 1)
@@ -102,6 +106,7 @@ class EndpointPlayer:
             "name": model,
             "request": asked.fields(),
             "image_format": image_format,
+            **({"thought_opened": True} if thought_opened else {}),
         }
 
     def play(self, jobs: Sequence[Job]) -> Iterator[Played]:
@@ -143,7 +148,9 @@ class EndpointPlayer:
             except EndpointError as error:
                 return Played(job.key, None, {}, describe(error))
             spent.add(reply)
-            _, _, terminated, truncated, info = env.step(reply.text)
+            opened = reply.text and self.policy.get("thought_opened")
+            said = with_opening(reply.text) if opened else reply.text
+            _, _, terminated, truncated, info = env.step(said)
             if reply.refused and env.base.episode is not None:
                 env.base.episode.turns[-1].notes["refused"] = reply.refused
             if truncated:

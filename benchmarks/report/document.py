@@ -114,6 +114,8 @@ def _warnings(sections: Sequence[Section]) -> Iterator[Block]:
                     "below; play them by giving the same evaluation again.",
                     "warning",
                 )
+            if entry.summary["trouble"]:
+                yield Text(f"{entry.name}: {entry.summary['trouble']}", "warning")
             if not entry.complete:
                 yield Text(
                     f"{entry.name} is incomplete: {entry.episodes:,} of "

@@ -9,6 +9,7 @@ from benchmarks.controls import record_key
 from benchmarks.scores.questions import is_answered, mean
 from gym_longvideo.record import EpisodeRecord
 
+_SHOWN = 240  # characters of an example
 MEASURED = (
     "frames_decoded",
     "visual_tokens",
@@ -33,6 +34,34 @@ def costs(
         values = [line[name] for line in lines if line.get(name) is not None]
         found[name] = mean(values)
     return found
+
+
+def trouble(records: Sequence[EpisodeRecord]) -> str:
+    """Return a sentence where most episodes are unanswered or hold a malformed turn, else "".
+
+    Numbers of such a run say how the policy's replies were read, and little of what it knows.
+    """
+    malformed = [
+        (record, turn) for record in records for turn in record.turns if turn["op"] == "malformed"
+    ]
+    odd = {id(record) for record, _ in malformed}
+    silent = sum(not is_answered(record) for record in records)
+    affected = sum(id(record) in odd or not is_answered(record) for record in records)
+    if 2 * affected <= len(records):
+        return ""
+    said = (
+        f"{affected} of {len(records)} episodes are unanswered ({silent}) or hold a turn that was "
+        f"not read as an action ({len(odd)})"
+    )
+    refused = sum(bool(turn.get("refused")) for _, turn in malformed)
+    if refused:
+        said += f"; the endpoint refused {refused} of {len(malformed)} such turns"
+    replied = [turn for _, turn in malformed if not turn.get("refused")]
+    if not replied:
+        return f"{said}."
+    reply = str(replied[0].get("reply", ""))
+    shown = reply if len(reply) <= _SHOWN else f"{reply[: _SHOWN // 2]} ... {reply[-_SHOWN // 2 :]}"
+    return f"{said}. For example {shown!r}: {replied[0]['malformed']}."
 
 
 def behaviour(records: Sequence[EpisodeRecord]) -> dict[str, float | None]:

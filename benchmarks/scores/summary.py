@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.card import Card, require_same
 from benchmarks.controls import record_key
 from benchmarks.datasets.dataset import Dataset
-from benchmarks.scores.behaviour import behaviour, costs
+from benchmarks.scores.behaviour import behaviour, costs, trouble
 from benchmarks.scores.bootstrap import ClusterBootstrap
 from benchmarks.scores.grounding import (
     annotated_windows,
@@ -241,6 +241,7 @@ def summarize(
         "grounding": _grounding(asked, sheet),
         "cost": costs(records, run.costs),
         "behaviour": behaviour(records),
+        "trouble": trouble(records),
         "budget_curve": None,
         "card": {"protocol": dict(run.card.protocol), "policy": dict(run.card.policy)},
     }
