@@ -6,7 +6,7 @@ The command line of ``agents.train`` is generated from it, and every checkpoint 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -37,7 +37,8 @@ class TrainConfig:
 
     Attributes:
         model: Directory or hub id of a model of the Qwen2.5-VL kind; "tiny" is the one shipped.
-        preset: Where the defaults of everything below come from.
+        preset: Where the defaults of everything below come from; on the command line
+            "recommended" for a large model, else "tiny".
         ppo: How to optimise.
         lora_rank: Rank of the adapters; 0 trains all language weights.
         lora_alpha: Scale of the adapters; the update is multiplied by alpha / rank.
@@ -47,7 +48,8 @@ class TrainConfig:
             "module:callable"; a name may carry the split to train on: "nextgqa:val".
         suite_options: Keyword arguments of the suite; those that the model was made for if none are
             given.
-        env: Keyword arguments of LongVideoQA-v0, over those that the model was made for.
+        env: Keyword arguments of LongVideoQA-v0, over those that the model was made for; on the
+            command line over those of the preset, or of the run that goes on, too.
         split: Split to train on.
         eval_split: Split to evaluate on.
         reward: Reward preset of the environment.
@@ -193,9 +195,7 @@ class TrainConfig:
 
     def env_options(self) -> dict[str, Any]:
         """Return the other keyword arguments of the environments."""
-        made_for = self.source.made_for
-        own = {} if made_for is None else asdict(made_for.settings)
-        return {**own, "reward": self.reward, **self.env}
+        return {**self.source.settings, "reward": self.reward, **self.env}
 
     def made_for(self) -> MadeFor:
         """Return what a policy that is trained so is made for."""

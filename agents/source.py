@@ -25,6 +25,8 @@ MADE_FOR_FILE = "longvideo.json"
 _FORMAT = 1  # of that file
 FORMAT = 1  # of a checkpoint
 STATE, LATEST = "state.json", "latest"
+_LARGE = 512  # hidden size; the smallest published vision-language models have 576
+_FRAME_SIZE = 224  # of large models, in pixels
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+\Z")
 EPISODE_SETTINGS = tuple(each.name for each in fields(EpisodeSettings))
 
@@ -151,6 +153,24 @@ class PolicySource:
             "an endpoint (http://host:8000/v1)"
         )
 
+    @property
+    def is_large(self) -> bool:
+        """Whether this is a model that people publish, and none that learns on a laptop."""
+        if self.kind == "model":
+            return _hidden_size(Path(self.path)) >= _LARGE
+        return self.kind in ("hub", "endpoint")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it sees and may do unless something else is said, as settings of the environment.
+
+        What it was made for. Large models that do not say so see frames of 224 x 224 pixels (64
+        tokens with Qwen2.5-VL): at the environment's own 56 (4 tokens) they are all but blind.
+        """
+        if self.made_for is not None:
+            return asdict(self.made_for.settings)
+        return {"frame_size": _FRAME_SIZE} if self.is_large else {}
+
     def check(self) -> None:
         """Ask once whether a model of the hub can be had, before its many retries begin.
 
@@ -175,6 +195,33 @@ class PolicySource:
                 f"the hub has no model {self.path!r} with a config.json, or does not show it; see "
                 "to the id, or to your access token"
             )
+
+
+def frame_cost(frame_size: tuple[int, int], frames: int, unit: int = 28) -> str:
+    """Say what a frame, and an episode, cost in tokens.
+
+    Args:
+        frame_size: Height and width in pixels.
+        frames: Frames of an episode at most.
+        unit: Side in pixels of what makes one token; 28 is that of Qwen2.5-VL.
+
+    >>> frame_cost((224, 224), 32)
+    'a frame of 224 x 224 pixels is 64 tokens, the 32 of an episode 2,048'
+    """
+    height, width = frame_size
+    tokens = max(1, round(height / unit)) * max(1, round(width / unit))
+    return (
+        f"a frame of {width} x {height} pixels is {tokens:,} tokens, the {frames} of an episode "
+        f"{tokens * frames:,}"
+    )
+
+
+def _hidden_size(directory: Path) -> int:
+    """Return the width of a model's language layers, 0 if its configuration does not say."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    text = config.get("text_config")
+    found = (text if isinstance(text, dict) else config).get("hidden_size", 0)
+    return found if isinstance(found, int) else 0
 
 
 def _shipped(text: str) -> Path:

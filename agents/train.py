@@ -24,7 +24,7 @@ from typing import Any
 
 from agents import command
 from agents.config import TrainConfig, make_train_config
-from agents.source import CheckpointError
+from agents.source import TINY, CheckpointError, PolicySource
 from gym_longvideo.command import Parser, as_command, fail
 from gym_longvideo.suite import imports_code
 
@@ -38,14 +38,23 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
         ValueError: For values that are not allowed.
         CheckpointError: If there is nothing to resume.
     """
-    return command.parse(
-        TrainConfig, arguments, "train", description=__doc__, make_default=_defaults
+    env: dict[str, Any] = {}
+
+    def defaults(words: Sequence[str], given: Mapping[str, Any]) -> TrainConfig:
+        config = _defaults(words, given)
+        env.update(config.env)
+        return config
+
+    config = command.parse(
+        TrainConfig, arguments, "train", description=__doc__, make_default=defaults
     )
+    return dataclasses.replace(config, env={**env, **config.env})
 
 
 def _defaults(words: Sequence[str], given: Mapping[str, Any]) -> TrainConfig:
     first = Parser(add_help=False)
-    first.add_argument("--preset", default=given.get("preset", "tiny"))
+    first.add_argument("--preset", default=given.get("preset", ""))
+    first.add_argument("--model", default=given.get("model", TINY))
     first.add_argument("--resume", default="")
     said, _ = first.parse_known_args(words)
     if said.resume and given:
@@ -60,7 +69,10 @@ def _defaults(words: Sequence[str], given: Mapping[str, Any]) -> TrainConfig:
                 f"if you trust it: --suite {config.suite}"
             )
         return dataclasses.replace(config, out="", resume="")
-    return command.overlaid(make_train_config(said.preset), given)
+    preset = said.preset
+    if not preset:
+        preset = "recommended" if PolicySource.of(said.model).is_large else "tiny"
+    return command.overlaid(make_train_config(preset), given)
 
 
 def _value_of(option: str, words: Sequence[str]) -> str:

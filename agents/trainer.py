@@ -29,6 +29,7 @@ from agents.model.policy import MLLMPolicy
 from agents.parallel import Processes
 from agents.ppo import PPOLearner
 from agents.rollout import RolloutCollector, TrainingOrder, play
+from agents.source import frame_cost
 from agents.trajectory import Trajectory
 from gym_longvideo.command import check_directory
 from gym_longvideo.env import LongVideoQAEnv
@@ -78,7 +79,11 @@ class Trainer:
         torch.manual_seed(config.seed)  # adapters and heads start alike in all processes
         frame_size = _base(envs[0][0]).frame_size
         self.policy = policy or config.load_policy(self.processes.device, frame_size)
-        self.policy.codec.grid.tokens(*frame_size)  # or no frame can be read
+        grid = self.policy.codec.grid
+        grid.tokens(*frame_size)  # or no frame can be read
+        if self.processes.main:
+            frames = _base(envs[0][0]).budget.total
+            logger.info("%s", frame_cost(frame_size, frames, grid.patch * grid.merge))
         bonus = RetrievalBonus(config.bonus_stages, config.bonus_patience) if config.bonus else None
         self.learner = PPOLearner(
             self.policy, config.ppo, bonus=bonus, seed=config.seed, processes=self.processes

@@ -20,7 +20,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 import gym_longvideo.suite as general
 from agents.command import overlaid, parse, to_json
-from agents.source import EPISODE_SETTINGS, MadeFor, PolicySource
+from agents.source import EPISODE_SETTINGS, MadeFor, PolicySource, frame_cost
 from benchmarks import registry
 from benchmarks.controls import ControlledSuite, chosen, control_settings
 from benchmarks.evaluate_config import EvaluateConfig
@@ -176,6 +176,9 @@ def evaluate(
                 options=policy_options,
             )
         stack.callback(player.close)
+        if source is not None and source.kind == "endpoint":
+            cost = frame_cost(probe.frame_size, probe.budget.total)
+            _log.info("counted as Qwen2.5-VL does, %s", cost)
         card = make_card(
             probe,
             tasks,
@@ -220,10 +223,11 @@ def _as_made_for(
     source: PolicySource | None, protocol: str | None, env: Mapping[str, Any]
 ) -> tuple[str, dict[str, Any]]:
     """Fill in what was left open with what a policy was made for; warn of what differs."""
-    made_for = None if source is None else source.made_for
-    if source is None or made_for is None:
+    if source is None:
         return protocol or "tags", dict(env)
-    chosen = {**asdict(made_for.settings), **env}
+    made_for, chosen = source.made_for, {**source.settings, **env}
+    if made_for is None:
+        return protocol or "tags", chosen
     protocol = protocol or made_for.protocol
     settings = EpisodeSettings(**{k: v for k, v in chosen.items() if k in EPISODE_SETTINGS})
     if differing := made_for.departures(protocol, settings):
@@ -325,8 +329,9 @@ def _source(words: Sequence[str], given: Mapping[str, Any]) -> PolicySource | No
 def _defaults(source: PolicySource | None, given: Mapping[str, Any]) -> EvaluateConfig:
     """Return what a command line leaves open: what its policy was made for."""
     made_for = (None if source is None else source.made_for) or MadeFor(protocol="")
+    settings = EpisodeSettings(**({} if source is None else source.settings))
     default = EvaluateConfig(
-        tyro.MISSING, tyro.MISSING, settings=made_for.settings, protocol=made_for.protocol
+        tyro.MISSING, tyro.MISSING, settings=settings, protocol=made_for.protocol
     )
     return overlaid(default, given)
 

@@ -13,7 +13,8 @@ from agents.checkpoint import config_of, load_policy
 from agents.config import TrainConfig
 from agents.model import tiny
 from agents.source import MADE_FOR_FILE, WEIGHTS, MadeFor, PolicySource
-from benchmarks.evaluate import evaluate
+from agents.train import parse
+from benchmarks.evaluate import _as_made_for, _defaults, evaluate
 from benchmarks.players.model import weights_digest
 from benchmarks.runs import read_run
 from gym_longvideo.settings import EpisodeSettings
@@ -170,3 +171,40 @@ def test_a_model_of_the_hub_that_cannot_be_had_is_refused_at_once(monkeypatch):
     with pytest.raises(ValueError, match="the hub has no model 'some/model'"):
         PolicySource.of("some/model").check()
     assert asked == [("some/model", "config.json")]
+
+
+def test_large_models_see_frames_of_a_size_of_their_own(tmp_path):
+    wide = {"model_type": "qwen2_5_vl", "text_config": {"hidden_size": 2048}}
+    for name, config in (("wide", wide), ("flat", {"model_type": "x", "hidden_size": 1536})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    (tmp_path / "narrow").mkdir()
+    narrow = json.loads((WEIGHTS / "config.json").read_text())
+    (tmp_path / "narrow" / "config.json").write_text(json.dumps(narrow))
+    large = ["Qwen/Qwen2.5-VL-3B-Instruct", "http://127.0.0.1:9/v1"]
+    for name in (*large, tmp_path / "wide", tmp_path / "flat"):
+        assert PolicySource.of(name).settings == {"frame_size": 224}
+        assert _as_made_for(PolicySource.of(name), None, {"frame_budget": 64}) == (
+            "tags", {"frame_size": 224, "frame_budget": 64},
+        )  # fmt: skip
+        assert _as_made_for(PolicySource.of(name), None, {"frame_size": 56})[1]["frame_size"] == 56
+    for name in ("random", tmp_path / "narrow"):
+        assert PolicySource.of(name).settings == {}
+    assert PolicySource.of("tiny").settings["frame_size"] == 28
+    config = _defaults(PolicySource.of(large[1]), {})
+    assert config.settings.frame_size == 224
+
+
+def test_the_command_line_chooses_the_preset_by_the_model_and_lays_settings_over_it():
+    assert parse([]).preset == "tiny"
+    large = parse(["--model", "Qwen/Qwen2.5-VL-7B-Instruct", "--env", '{"frame_budget": 64}'])
+    assert (large.preset, large.model) == ("recommended", "Qwen/Qwen2.5-VL-7B-Instruct")
+    assert large.lora_rank == 64 and large.max_new_tokens == 512
+    assert large.env == {"frame_size": 224, "frame_budget": 64}
+    paper = parse(["--preset", "paper", "--env", '{"frame_budget": 64}'])
+    assert paper.preset == "paper" and paper.env == {"frame_size": 224, "frame_budget": 64}
+    said = parse(["--model", "Qwen/Qwen2.5-VL-3B-Instruct", "--preset", "tiny"])
+    assert said.preset == "tiny" and said.env_options()["frame_size"] == 224
+    on = parse(["--resume", str(GOLDEN / "checkpoint"), "--env", '{"max_turns": 2}'])
+    before = parse(["--resume", str(GOLDEN / "checkpoint")])
+    assert on.env == {**before.env, "max_turns": 2} and before.env

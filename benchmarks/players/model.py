@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,11 +28,13 @@ from agents.model.policy import MLLMPolicy
 from agents.model.sampling import Reply, Sampling
 from agents.parallel import usable_device
 from agents.rollout import RolloutCollector
-from agents.source import CheckpointError, MadeFor, PolicySource
+from agents.source import CheckpointError, MadeFor, PolicySource, frame_cost
 from agents.trajectory import Trajectory
 from benchmarks.players.player import Job, MakeEnv, MeteredText, Played, describe, new_cost
 from gym_longvideo import checks
 from gym_longvideo.video.errors import VideoError
+
+_log = logging.getLogger(__name__)
 
 CONCURRENCY = 8
 MAX_NEW_TOKENS = 512
@@ -78,6 +81,8 @@ class ModelPlayer:
         made_for = source.made_for or MadeFor()
         history = made_for.history if history is None else history
         self._model = _load(source, first.frame_size, dtype, device, attention)
+        grid = self._model.codec.grid
+        _log.info("%s", frame_cost(first.frame_size, first.budget.total, grid.patch * grid.merge))
         self.protocol = protocol
         limit = max_new_tokens or made_for.max_new_tokens or MAX_NEW_TOKENS
         self._sampling = Sampling(greedy=True, max_new_tokens=limit)
