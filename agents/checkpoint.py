@@ -43,6 +43,7 @@ from agents.source import (
     made_for_of_state,
     read_state,
 )
+from gym_longvideo.suite import is_annotation
 from gym_longvideo.version import __version__
 
 _VOLATILE = ("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype")
@@ -139,14 +140,18 @@ def config_of(path: str | Path) -> TrainConfig:
     """
     found = find(path)
     state = read_state(found)
-    config = TrainConfig.from_json(state["config"])
+    written = dict(state["config"])
+    if is_annotation(written.get("suite", "")):
+        # Of a version in which such records were in every split, if it does not say otherwise.
+        written["suite_options"] = {"split_by": "none", **written.get("suite_options", {})}
+    config = TrainConfig.from_json(written)
     if not (found / "policy" / MADE_FOR_FILE).is_file():
         # Of a version in which a model's settings were not laid under those of a run.
         made_for = made_for_of_state(state)
         config = replace(
             config,
             env={**asdict(made_for.settings), **config.env},
-            suite_options=dict(made_for.suite_options),
+            suite_options={**config.suite_options, **made_for.suite_options},
         )
     return config
 

@@ -24,7 +24,7 @@ from gym_longvideo.env import SETTINGS
 from gym_longvideo.protocol import make_protocol
 from gym_longvideo.rewards import make_reward
 from gym_longvideo.settings import EpisodeSettings
-from gym_longvideo.suite import named_split
+from gym_longvideo.suite import is_annotation, named_split
 from gym_longvideo.wrappers import TextProtocol
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -47,7 +47,8 @@ class TrainConfig:
         suite: "haystack", the name of a benchmark, the path of a JSON Lines annotation, or
             "module:callable"; a name may carry the split to train on: "nextgqa:val".
         suite_options: Keyword arguments of the suite; those that the model was made for if none are
-            given.
+            given. Records of an annotation that name no split are split by video, unless
+            "split_by" is "none".
         env: Keyword arguments of LongVideoQA-v0, over those that the model was made for; on the
             command line over those of the preset, or of the run that goes on, too.
         split: Split to train on.
@@ -121,6 +122,9 @@ class TrainConfig:
         if split is not None:  # the part that is trained on; evaluations have a split of their own
             object.__setattr__(self, "suite", name)
             object.__setattr__(self, "split", split)
+        if is_annotation(self.suite):  # what names no split is not trained and evaluated on
+            options = {"split_by": "video", **self.suite_options}
+            object.__setattr__(self, "suite_options", options)
         if self.eval_every and self.split == self.eval_split:
             raise ValueError(
                 f"split={self.split!r} would be trained and evaluated on; use another eval_split, "
@@ -189,8 +193,9 @@ class TrainConfig:
     def suite_of(self, split: str) -> dict[str, Any]:
         """Return the keyword arguments of an environment that say which suite it plays."""
         made_for, options = self.source.made_for, self.suite_options
-        if not options and made_for is not None and made_for.suite == self.suite:
-            options = made_for.suite_options
+        given = set(options) - {"split_by"}
+        if not given and made_for is not None and made_for.suite == self.suite:
+            options = {**made_for.suite_options, **options}
         return {"suite": self.suite, "split": split, "suite_options": dict(options)}
 
     def env_options(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from agents.source import frame_cost
 from agents.trajectory import Trajectory
 from gym_longvideo.command import check_directory
 from gym_longvideo.env import LongVideoQAEnv
+from gym_longvideo.suite import is_annotation
 from gym_longvideo.wrappers import TextProtocol
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,11 @@ class Trainer:
         self.order = TrainingOrder(
             _suite_size(self.collector), config.seed, rank, self.processes.size
         )
+        if self.processes.main and is_annotation(config.suite):
+            for split, each in zip(splits, envs, strict=True):
+                suite = _base(each[0]).suite
+                videos = {suite[index].video for index in range(len(suite))}
+                logger.info("%s: %d tasks of %d videos", split, len(suite), len(videos))
         self.pending: list[int] = []
         self.evaluation: Evaluation | None = None
         self.step = 0

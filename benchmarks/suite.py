@@ -113,8 +113,7 @@ class BenchmarkSuite:
         shuffle_options = checks.whole("shuffle_options", shuffle_options, optional=True)
         self.dataset, self.name, self.split = dataset, dataset.name, split
         self.options: dict[str, Any] = {
-            **dataset.options,
-            **options,
+            **{k: v for k, v in {**dataset.options, **options}.items() if v is not None},
             "where": _wanted(where),
             "relevant_share_below": relevant_share_below,
             "longer_than_s": longer_than_s,

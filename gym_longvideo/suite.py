@@ -6,19 +6,20 @@ itself.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import json
 import os
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, reduce
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from gym_longvideo import checks
-from gym_longvideo.annotation import parse_record
+from gym_longvideo.annotation import VIDEO, parse_record
 from gym_longvideo.task import Task
 from gym_longvideo.video import open_video
 from gym_longvideo.video.errors import VideoError, VideoNotFoundError
@@ -61,6 +62,8 @@ class Suite(Protocol):
 
 GROUP = "gym_longvideo.suites"  # of entry points: name -> callable that takes split= and options
 _OWN = {"haystack": "gym_longvideo.haystack:HaystackSuite"}
+SplitBy = Literal["none", "video"]
+_FEWEST = 10  # videos of which some may be held out
 TABLES = (".csv", ".tsv", ".parquet")  # annotation that the suite "jsonl" of benchmarks reads
 
 
@@ -83,6 +86,15 @@ def named_split(suite: str) -> tuple[str, str | None]:
 def imports_code(suite: str) -> bool:
     """Return whether a suite is named as "module:callable", which imports a module of that name."""
     return ":" in suite and suite.partition(":")[0] not in suite_names()
+
+
+def is_annotation(suite: str) -> bool:
+    """Return whether a suite is an annotation of one's own: its path, or "jsonl".
+
+    >>> is_annotation("my.jsonl"), is_annotation("haystack")
+    (True, False)
+    """
+    return suite == "jsonl" or suite.endswith((".jsonl", ".json", *TABLES))
 
 
 def load_suite(
@@ -151,6 +163,41 @@ def _call(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
     return make(*args, **options)
 
 
+def splits_of_videos(records: Iterable[Any]) -> dict[str, str]:
+    """Return the split, by video as annotated, of the records that name none.
+
+    A tenth of the videos, and one at least, is "val", as many are "test", and the others "train":
+    those with the lowest SHA-256 of their path first. So all questions about a video are in one
+    split, and the order of the records moves none.
+
+    Raises:
+        ValueError: If there are such records, of fewer than 10 videos.
+    """
+    videos = {
+        video_of(record)
+        for record in records
+        if isinstance(record, Mapping) and not record.get("split")
+    } - {""}
+    if not videos:
+        return {}
+    if len(videos) < _FEWEST:
+        raise ValueError(
+            f"records of {len(videos)} videos name no split, and fewer than {_FEWEST} are too few "
+            'to hold some out; give each record a "split" ("train", "val" or "test"), or say '
+            'suite_options={"split_by": "none"} to have them all in every split'
+        )
+    drawn = sorted(videos, key=lambda video: hashlib.sha256(os.fsencode(video)).digest())
+    tenth = len(drawn) // 10
+    names = ["val"] * tenth + ["test"] * tenth + ["train"] * (len(drawn) - 2 * tenth)
+    return dict(zip(drawn, names, strict=True))
+
+
+def video_of(record: Mapping[str, Any]) -> str:
+    """Return the video of a record as annotated, its path in plain form; "" if it names none."""
+    video = next((record[name] for name in VIDEO if name in record), "")
+    return os.path.normpath(video) if isinstance(video, str) and video.strip() else ""
+
+
 class JsonlSuite:
     """Tasks from a JSON Lines file (or a JSON list) and video files under one root.
 
@@ -166,6 +213,8 @@ class JsonlSuite:
         on_invalid: "raise" at the first unusable record, or "skip" and list them in ``invalid``.
         on_missing_video: "keep" asks nothing of the disk; "skip" and "raise" look every file up.
         allow_outside: Permit videos outside ``video_root`` (``../``, absolute paths, symlinks).
+        split_by: What becomes of records that name no split: "none", they are in every split;
+            "video", each of their videos is in train, val or test, see ``splits_of_videos``.
 
     Raises:
         ValueError: Naming file and line of the first unusable record.
@@ -182,8 +231,10 @@ class JsonlSuite:
         on_invalid: OnInvalid = "raise",
         on_missing_video: OnMissingVideo = "keep",
         allow_outside: bool = False,
+        split_by: SplitBy = "none",
     ) -> None:
         checks.choice("on_invalid", on_invalid, get_args(OnInvalid))
+        checks.choice("split_by", split_by, get_args(SplitBy))
         checks.choice("on_missing_video", on_missing_video, get_args(OnMissingVideo))
         self.path = Path(annotation)
         self.video_root = Path(self.path.parent if video_root is None else video_root)
@@ -196,12 +247,16 @@ class JsonlSuite:
         self.invalid: list[str] = []
         self._tasks: list[Task] = []
         self._index: dict[str, int] = {}
-        for position, (where, record) in enumerate(_read_records(self.path)):
+        records = _read_records(self.path)
+        held = splits_of_videos([record for _, record in records]) if split_by == "video" else {}
+        for position, (where, record) in enumerate(records):
             try:
                 if isinstance(record, ValueError):
                     raise record
-                if isinstance(record, Mapping) and record.get("split", split) != split:
-                    continue
+                if isinstance(record, Mapping):
+                    named = record.get("split", None if held else split)
+                    if (named or held.get(video_of(record))) != split:
+                        continue
                 self._add(parse_record(record, default_id=str(position)), on_missing_video)
             except (ValueError, VideoError) as error:
                 if on_invalid == "raise":

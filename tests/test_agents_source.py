@@ -208,3 +208,30 @@ def test_the_command_line_chooses_the_preset_by_the_model_and_lays_settings_over
     on = parse(["--resume", str(GOLDEN / "checkpoint"), "--env", '{"max_turns": 2}'])
     before = parse(["--resume", str(GOLDEN / "checkpoint")])
     assert on.env == {**before.env, "max_turns": 2} and before.env
+
+
+def test_what_names_no_split_is_not_trained_and_evaluated_on(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    row = {"question": "Which?", "options": ["x", "y"], "answer": "A"}
+    path.write_text("\n".join(json.dumps({**row, "id": i, "video": f"{i}.mp4"}) for i in range(40)))
+    config = TrainConfig(suite=str(path))
+    assert config.suite_options == {"split_by": "video"}
+    suites = [config.make_env(split).unwrapped.suite for split in ("train", "val")]
+    one, other = ({suite[i].video for i in range(len(suite))} for suite in suites)
+    assert (len(one), len(other)) == (32, 4) and not one & other
+    assert config.made_for().suite_options == {"split_by": "video"}
+    both = TrainConfig(suite=str(path), suite_options={"split_by": "none"})
+    assert len(both.make_env("val").unwrapped.suite) == 40
+    assert TrainConfig().suite_options == {}
+
+
+def test_a_checkpoint_of_earlier_goes_on_with_all_the_records_that_it_had(tmp_path, monkeypatch):
+    from agents import checkpoint
+
+    state = checkpoint.read_state(checkpoint.find(GOLDEN / "checkpoint"))
+    old = {**state, "config": {**state["config"], "suite": "mine.jsonl", "suite_options": {}}}
+    new = {**old, "config": TrainConfig(suite="mine.jsonl").to_json()}
+    for written, split_by in ((old, "none"), (new, "video")):
+        monkeypatch.setattr(checkpoint, "read_state", lambda path, written=written: written)
+        config = checkpoint.config_of(GOLDEN / "checkpoint")
+        assert config.suite_options["split_by"] == split_by

@@ -298,3 +298,60 @@ def test_a_name_may_carry_a_split_of_its_own():
         load_suite("haystack:dev")
     with pytest.raises(ValueError, match="suite='haystak:val' cannot be imported"):
         load_suite("haystak:val")
+
+
+def files_of_people(tmp_path, videos=30, **fields):
+    rows = [
+        {"id": f"{i}-{k}", "video": f"v{i}.mp4", "question": f"Which {k}?", "options": ["x", "y"],
+         "answer": "A", **fields}
+        for i in range(videos) for k in range(2)
+    ]  # fmt: skip
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path, rows
+
+
+def ids(suite):
+    return {suite[index].task_id for index in range(len(suite))}
+
+
+def test_records_that_name_no_split_are_split_by_video_on_request(tmp_path):
+    path, rows = files_of_people(tmp_path)
+    assert len(JsonlSuite(path)) == len(JsonlSuite(path, split="val")) == 60  # unless it is asked
+    parts = {
+        name: load_suite(str(path), split=name, options={"split_by": "video"})
+        for name in ("train", "val", "test")
+    }
+    assert {name: len(part) for name, part in parts.items()} == {"train": 48, "val": 6, "test": 6}
+    videos = {n: {p[i].video for i in range(len(p))} for n, p in parts.items()}
+    assert len(set.union(*videos.values())) == 30 == sum(map(len, videos.values()))
+    # Neither the order of the records nor the way a path is spelled moves a question.
+    turned = [{**row, "video": f"./{row['video']}"} for row in rows[::-1]]
+    (tmp_path / "turned.jsonl").write_text("\n".join(map(json.dumps, turned)))
+    again = JsonlSuite(tmp_path / "turned.jsonl", split="val", split_by="video")
+    assert ids(again) == ids(parts["val"])
+    # The suite of tables holds out the same.
+    from benchmarks import load_suite as load_benchmark
+
+    (tmp_path / "mine.csv").write_text(
+        "id,video,question,option0,option1,answer\n"
+        + "".join(f"{r['id']},{r['video']},{r['question']},x,y,A\n" for r in rows)
+    )
+    table = load_benchmark(
+        "jsonl", annotation=tmp_path / "mine.csv", video_root=tmp_path, split="val",
+        split_by="video",
+    )  # fmt: skip
+    assert ids(table) == ids(parts["val"])
+
+
+def test_records_that_name_their_split_keep_it_and_few_videos_are_refused(tmp_path):
+    path, _ = files_of_people(tmp_path, videos=2, split="val")
+    assert len(JsonlSuite(path, split="val", split_by="video")) == 4
+    path, _ = files_of_people(tmp_path, videos=9)
+    with pytest.raises(ValueError, match=r'of 9 videos name no split.*give each record a "split"'):
+        JsonlSuite(path, split_by="video")
+    path, _ = files_of_people(tmp_path, videos=10, split=None)  # as tables have it
+    parts = [JsonlSuite(path, split=n, split_by="video") for n in ("train", "val", "test")]
+    assert list(map(len, parts)) == [16, 2, 2]
+    with pytest.raises(ValueError, match="split_by='id' is unknown"):
+        JsonlSuite(path, split_by="id")

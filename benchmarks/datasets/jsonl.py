@@ -1,18 +1,20 @@
 """Your own questions: JSON Lines, JSON, CSV, TSV or Parquet, under any of the usual field names.
 
 The names are those of ``gym_longvideo.annotation``. Rows that name a split belong to it; rows that
-name none belong to all.
+name none belong to all, or with ``split_by="video"`` to that of their video.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from benchmarks.datasets.dataset import Converted, Dataset, Source, Split, converted
 from benchmarks.datasets.repair import clean_segments, embedded_options, merge, number
 from benchmarks.datasets.rows import KEY
+from gym_longvideo import checks
 from gym_longvideo.annotation import ANSWER, IDENTITY, OPTIONS, QUESTION, SEGMENTS, TASK_TYPE
+from gym_longvideo.suite import SplitBy, splits_of_videos, video_of
 
 _SUFFIXES = ("jsonl", "json", "csv", "tsv", "parquet")
 _NUMBERS = ("duration", "duration_s")
@@ -20,9 +22,14 @@ _NUMBERS = ("duration", "duration_s")
 _BLANK = {*ANSWER, *IDENTITY, *OPTIONS, *SEGMENTS, *TASK_TYPE, *_NUMBERS, "video_id", "split"}
 
 
-def _convert(source: Source) -> Iterator[Converted]:
-    for place, fields in source.rows():
-        named = fields.get("split") if isinstance(fields, Mapping) else None
+def _convert(source: Source, *, split_by: SplitBy | None = None) -> Iterator[Converted]:
+    checks.choice("split_by", split_by or "none", get_args(SplitBy))
+    rows = list(source.rows())
+    held = splits_of_videos(fields for _, fields in rows) if split_by == "video" else {}
+    for place, fields in rows:
+        named = None
+        if isinstance(fields, Mapping):
+            named = fields.get("split") or held.get(video_of(fields))
         if source.split == "all" or not named or named == source.split:
             yield converted(place, fields, _record)
 
@@ -70,4 +77,5 @@ JSONL = Dataset(
     folders=("videos", "video", "data"),
     archives=(),
     convert=_convert,
+    options={"split_by": None},
 )
