@@ -567,7 +567,8 @@ def _limits(http: Any, timeout_s: float) -> dict[str, list[Callable[[Any], None]
         def close(self) -> None:
             self.stream.close()
 
-    def hang_up(connection: Any) -> None:
+    def hang_up(connection: Any, late: threading.Event) -> None:
+        late.set()
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
 
@@ -575,13 +576,13 @@ def _limits(http: Any, timeout_s: float) -> dict[str, list[Callable[[Any], None]
         if name.endswith((".connect_tcp.complete", ".start_tls.complete")):
             stop()
             connection = info["return_value"].get_extra_info("socket")
-            timers.timer = threading.Timer(timeout_s, hang_up, [connection])
+            timers.late = threading.Event()
+            timers.timer = threading.Timer(timeout_s, hang_up, [connection, timers.late])
             timers.timer.daemon = True
             timers.timer.start()
         elif ".receive_response_headers." in name and name.endswith((".complete", ".failed")):
-            late = name.endswith(".failed") and timers.timer.finished.is_set()
             stop()
-            if late:
+            if name.endswith(".failed") and timers.late.is_set():
                 raise http.ReadTimeout(f"the headers took longer than timeout_s={timeout_s:g}")
 
     def stop() -> None:
