@@ -210,9 +210,10 @@ def frame_cost(frame_size: tuple[int, int], frames: int, unit: int = 28) -> str:
     """
     height, width = frame_size
     tokens = max(1, round(height / unit)) * max(1, round(width / unit))
+    plural = "s" if tokens > 1 else ""
     return (
-        f"a frame of {width} x {height} pixels is {tokens:,} tokens, the {frames} of an episode "
-        f"{tokens * frames:,}"
+        f"a frame of {width} x {height} pixels is {tokens:,} token{plural}, the {frames} of an "
+        f"episode {tokens * frames:,}"
     )
 
 

@@ -10,6 +10,8 @@ import inspect
 from functools import partial
 from typing import Any
 
+import gymnasium as gym
+
 from benchmarks.card import Card
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.suite import BenchmarkSuite
@@ -131,3 +133,10 @@ def dataset_of(card: Card) -> Dataset | None:
     # Only benchmarks have digests of their annotation: another suite may bear the same name.
     known = suite.get("annotation") and suite["name"] in ENV_IDS
     return find_dataset(suite["name"]) if known else None
+
+
+for _name, _env_id in ENV_IDS.items():
+    if _env_id not in gym.registry:
+        gym.register(
+            id=_env_id, entry_point="benchmarks.registry:make_env", kwargs={"benchmark": _name}
+        )

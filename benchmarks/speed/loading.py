@@ -20,8 +20,8 @@ from typing import Any
 
 import gymnasium as gym
 
-import benchmarks
 from agents.command import parse
+from benchmarks.registry import load_suite
 from gym_longvideo.command import as_command
 
 
@@ -64,13 +64,11 @@ def measure(rows: int, repeats: int) -> dict[str, float]:
         file = Path(directory) / "videomme" / "test-00000-of-00001.parquet"
         file.parent.mkdir()
         parquet.write_table(Table.from_pylist([row(i) for i in range(rows)]), file)
-        suite = benchmarks.load_suite("videomme", root=directory)
+        suite = load_suite("videomme", root=directory)
         env_id = suite.dataset.env_id
         return {
             "pyarrow": _median(lambda: parquet.read_table(file).to_pylist(), repeats),
-            "load_suite": _median(
-                lambda: benchmarks.load_suite("videomme", root=directory), repeats
-            ),
+            "load_suite": _median(lambda: load_suite("videomme", root=directory), repeats),
             "gym.make(suite=)": _median(lambda: gym.make(env_id, suite=suite), repeats),
             "gym.make(root=), again": _median(lambda: gym.make(env_id, root=directory), repeats),
         }
