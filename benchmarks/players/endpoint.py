@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from agents.source import PolicySource
+from benchmarks.players.answers import ServerReply
 from benchmarks.players.client import (
     API_KEY,
     Endpoint,
     EndpointError,
     ImageFormat,
     Request,
-    ServerReply,
     chat_message,
 )
 from benchmarks.players.crew import Crew
