@@ -9,8 +9,14 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from benchmarks.players.client import Endpoint, EndpointError
+
+HELLO = [{"role": "user", "content": "hello"}]
 RIGHT = "<think>seen</think><answer>A</answer>"
 USAGE = {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107}
+
+
+Behaviour = Callable[["Handler", dict[str, Any], int], None]
 
 
 class Server(ThreadingHTTPServer):
@@ -18,7 +24,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, behave: Callable[[Handler, dict[str, Any], int], None]) -> None:
+    def __init__(self, behave: Behaviour) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.behave = behave
         self.requests: list[dict[str, Any]] = []
@@ -108,7 +114,7 @@ def completion(text: Any, **message: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def serve(behave: Callable[[Handler, dict[str, Any], int], None]) -> Iterator[Server]:
+def serve(behave: Behaviour) -> Iterator[Server]:
     server = Server(behave)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
@@ -119,3 +125,20 @@ def serve(behave: Callable[[Handler, dict[str, Any], int], None]) -> Iterator[Se
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def endpoint(url: str, **options: Any) -> Endpoint:
+    given = {"retries": 2, "backoff_s": 0.0, "timeout_s": 20.0, **options}
+    return Endpoint(url, "some-model", **given)
+
+
+def ask(behave: Behaviour, **options: Any) -> Any:
+    """Return the reply, or the error, of one request, and what the server was asked."""
+    with serve(behave) as server:
+        client = endpoint(server.url, **options)
+        try:
+            return client.reply(HELLO), server.requests
+        except EndpointError as error:
+            return str(error), server.requests
+        finally:
+            client.close()

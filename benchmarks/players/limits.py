@@ -20,7 +20,7 @@ def limits(http: Any, timeout_s: float) -> dict[str, list[Callable[[Any], None]]
     comments that keep a stream alive) would never meet it. What comes packed is unpacked here,
     because the client would unpack it whole, whatever it grows to.
     """
-    timers = threading.local()
+    timers = threading.local()  # each thread has one request under way
 
     class Limited(http.SyncByteStream):
         def __init__(self, stream: Any, unpack: Any) -> None:
@@ -58,7 +58,8 @@ def limits(http: Any, timeout_s: float) -> dict[str, list[Callable[[Any], None]]
             timers.timer.start()
         elif ".receive_response_headers." in name and name.endswith((".complete", ".failed")):
             stop()
-            if name.endswith(".failed") and timers.late.is_set():
+            late = getattr(timers, "late", None)  # absent where nothing was connected by TCP
+            if name.endswith(".failed") and late is not None and late.is_set():
                 raise http.ReadTimeout(f"the headers took longer than timeout_s={timeout_s:g}")
 
     def stop() -> None:
