@@ -261,15 +261,25 @@ class TrainConfig:
         return command.from_json(cls, values)
 
 
-def make_train_config(preset: str = "tiny", **overrides: Any) -> TrainConfig:
+def make_train_config(preset: str = "", **overrides: Any) -> TrainConfig:
     """Return the configuration of a preset with some fields replaced.
+
+    Args:
+        preset: "tiny", "recommended" or "paper"; "" takes "recommended" for the models that people
+            publish and "tiny" for the shipped one and its like.
+        **overrides: Fields of ``TrainConfig``.
 
     Raises:
         ValueError: For an unknown preset or field.
 
     >>> make_train_config("paper", batch=16).ppo.critic
     'model'
+    >>> make_train_config(model="Qwen/Qwen2.5-VL-3B-Instruct").max_new_tokens
+    512
     """
+    if not preset:
+        large = PolicySource.of(overrides.get("model", TINY)).is_large
+        preset = "recommended" if large else "tiny"
     checks.choice("preset", preset, get_args(Preset))
     checks.names("TrainConfig", overrides, {each.name for each in fields(TrainConfig)})
     return replace(_PRESETS[preset], **overrides)

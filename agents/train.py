@@ -24,7 +24,7 @@ from typing import Any
 
 from agents import command
 from agents.config import TrainConfig, make_train_config
-from agents.source import TINY, CheckpointError, PolicySource
+from agents.source import CheckpointError
 from gym_longvideo.command import Parser, as_command, fail
 from gym_longvideo.suite import imports_code
 
@@ -54,7 +54,7 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
 def _defaults(words: Sequence[str], given: Mapping[str, Any]) -> TrainConfig:
     first = Parser(add_help=False)
     first.add_argument("--preset", default=given.get("preset", ""))
-    first.add_argument("--model", default=given.get("model", TINY))
+    first.add_argument("--model", default=given.get("model", ""))
     first.add_argument("--resume", default="")
     said, _ = first.parse_known_args(words)
     if said.resume and given:
@@ -69,10 +69,8 @@ def _defaults(words: Sequence[str], given: Mapping[str, Any]) -> TrainConfig:
                 f"if you trust it: --suite {config.suite}"
             )
         return dataclasses.replace(config, out="", resume="")
-    preset = said.preset
-    if not preset:
-        preset = "recommended" if PolicySource.of(said.model).is_large else "tiny"
-    return command.overlaid(make_train_config(preset), given)
+    model = {"model": said.model} if said.model else {}
+    return command.overlaid(make_train_config(said.preset, **model), given)
 
 
 def _value_of(option: str, words: Sequence[str]) -> str:

@@ -83,6 +83,13 @@ class Trainer:
         grid = self.policy.codec.grid
         grid.tokens(*frame_size)  # or no frame can be read
         if self.processes.main:
+            if config.preset == "tiny" and config.source.is_large:
+                logger.warning(
+                    "preset='tiny' is for models of a million parameters, and %s is large: it "
+                    "trains in float32 at its learning rate, with replies of %d tokens at most; "
+                    "use preset='recommended', or make_train_config(model=%r)",
+                    config.model, config.max_new_tokens, config.model,
+                )  # fmt: skip
             frames = _base(envs[0][0]).budget.total
             logger.info("%s", frame_cost(frame_size, frames, grid.patch * grid.merge))
         bonus = RetrievalBonus(config.bonus_stages, config.bonus_patience) if config.bonus else None

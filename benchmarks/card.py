@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from gym_longvideo.env import LongVideoQAEnv
-from gym_longvideo.protocol import PROTOCOLS, example_turn
+from gym_longvideo.protocol import PROTOCOLS, example_turn, shown
 from gym_longvideo.suite import Suite
 from gym_longvideo.version import __version__
 
@@ -207,7 +207,7 @@ def prompt_digest(protocol: str, system_prompt: str) -> str:
     if protocol in PROTOCOLS:
         turn = example_turn()
         last = replace(turn, number=3, may_retrieve=False, objection="...", first=False)
-        words += [PROTOCOLS[protocol]().render(turn), PROTOCOLS[protocol]().render(last)]
+        words += [shown(PROTOCOLS[protocol]().render(each)) for each in (turn, last)]
     return digest(words)
 
 

@@ -9,6 +9,7 @@ Source of the ``tags`` form: Video-MTR, arXiv 2508.20478v2, appendix A.1 and Fig
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -24,6 +25,7 @@ from gym_longvideo.lenient import read_choice
 from gym_longvideo.suite import lettered
 
 Content = list[dict[str, Any]]
+IMAGE = "<image>"
 
 
 @dataclass(frozen=True)
@@ -356,6 +358,28 @@ def make_protocol(protocol: str | TurnProtocol) -> TurnProtocol:
             "name, system, render and parse"
         )
     return PROTOCOLS[protocol]()
+
+
+def shown(content: Content) -> Content:
+    r"""Return what a protocol renders as it is shown: parts stand apart, marks are of frames alone.
+
+    A line ends between a text and its neighbour, text or image, where neither has white space
+    there; ``<image>`` in a text, which stands for a frame where prompts are text, is reworded.
+
+    >>> [part["text"] for part in shown([_text("frame_idx:3"), _text("What does <image> show?")])]
+    ['frame_idx:3\n', 'What does (image) show?']
+    """
+    parts = [
+        {**part, "text": part["text"].replace(IMAGE, "(image)")} if "text" in part else dict(part)
+        for part in content
+    ]
+    for one, other in itertools.pairwise(parts):
+        before, after = one.get("text"), other.get("text")
+        if before is not None and not before[-1:].isspace() and not (after or "")[:1].isspace():
+            one["text"] = f"{before}\n"
+        elif before is None and after is not None and not after[:1].isspace():
+            other["text"] = f"\n{after}"
+    return parts
 
 
 def lenient(reply: str, turn: Turn, protocol: TurnProtocol) -> Action:

@@ -18,9 +18,7 @@ from gymnasium.vector.utils import create_shared_memory
 from gym_longvideo import checks
 from gym_longvideo.env import ANSWER, RETRIEVE, LongVideoQAEnv
 from gym_longvideo.episode import Answer, Malformed, cell_edges
-from gym_longvideo.protocol import Turn, lenient, make_protocol
-
-IMAGE = "<image>"
+from gym_longvideo.protocol import IMAGE, Turn, lenient, make_protocol, shown
 
 
 class UnicodeText(spaces.Text):
@@ -166,19 +164,14 @@ class TextProtocol(gym.Wrapper[dict[str, Any], Any, dict[str, Any], Any], Record
         )
 
     def _observe(self, observation: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        content = [_unmarked(part) for part in self.protocol.render(self.turn)]
+        content = shown(self.protocol.render(self.turn))
         self._messages.append({"role": "user", "content": content})
         parts = [part["text"] if part["type"] == "text" else IMAGE for part in content]
-        return {"text": "\n".join(parts), "frames": observation["frames"]}
+        return {"text": "".join(parts), "frames": observation["frames"]}
 
     def _blank(self) -> dict[str, Any]:
         frames = _frames_space(self.env)
         return {"text": "", "frames": np.zeros(frames.shape, frames.dtype)}
-
-
-def _unmarked(part: dict[str, Any]) -> dict[str, Any]:
-    """Return a part of a prompt; a mark of a frame in its words is none, and is reworded."""
-    return {**part, "text": part["text"].replace(IMAGE, "(image)")} if "text" in part else part
 
 
 class DiscreteIntervals(

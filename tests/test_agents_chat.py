@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from agents_models import DOT, TALL, WIDE, load, model_dir, picture, said, shared, show
-from transformers import Qwen2Config
+from transformers import AutoConfig, Qwen2Config
 
 from agents.model import tiny
 from agents.model.chat import Block, ChatCodec, ImageGrid, window
 from agents.model.policy import MLLMPolicy
+from agents.source import WEIGHTS
 from gym_longvideo.episode import Answer, Malformed
 from gym_longvideo.protocol import Tags, example_turn
 from gym_longvideo.wrappers import TextProtocol
 
 GRID = ImageGrid(patch=14, merge=2)
+GOLDEN = Path(__file__).parent / "golden"
+KEEPS = (GOLDEN / "checkpoint" / "policy" / "chat_template.jinja").read_text()  # no trimming
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +111,19 @@ def test_neighbouring_texts_are_encoded_as_one():
 
 @pytest.fixture(scope="module")
 def played():
-    """A haystack episode of three turns in text, with the turn and prompt of each."""
+    return play("tags")
+
+
+def play(protocol):
+    """Return the messages of a haystack episode of three turns in text, and its turns."""
     env = TextProtocol(
         gym.make(
             "gym_longvideo:LongVideoQA-v0",
             disable_env_checker=True,
             suite_options={**tiny.SUITE_OPTIONS, "size": 4, "seed": 3},
             **tiny.ENV_OPTIONS,
-        )
+        ),
+        protocol,
     )
     env.reset(options={"index": 1})
     turns = [env.turn]
@@ -159,6 +169,48 @@ def test_a_prompt_states_turn_frames_question_options_actions_form_and_range(cod
             assert np.array_equal(frame, pixels)
     assert [len(turn.frames) for turn in turns] == [8, 0, 8]
     assert "not a valid action" in codec.tokenizer.decode(codec.user(prompts[1]).ids.tolist())
+
+
+@pytest.mark.parametrize(
+    ("protocol", "digest"),
+    [
+        ("tags", "35e986f951555fa0"),
+        ("tags_seconds", "bb2c016aa7510416"),
+        ("tool_call", "05532b38e26e33d1"),
+    ],
+)
+def test_the_shipped_model_sees_the_ids_that_it_was_trained_on(protocol, digest, tmp_path):
+    """They were taken when nothing separated the parts of a prompt."""
+    shutil.copytree(WEIGHTS, tmp_path / "before")
+    (tmp_path / "before" / "chat_template.jinja").write_text(KEEPS)
+    messages = play(protocol)[0]
+    for path in (WEIGHTS, tmp_path / "before"):
+        codec = ChatCodec.from_pretrained(path, AutoConfig.from_pretrained(str(path)))
+        assert codec.trims
+        blocks = [codec.system(messages[0]["content"][0]["text"])]
+        blocks += [codec.user(each["content"]) for each in messages if each["role"] == "user"]
+        ids = np.concatenate([block.ids for block in blocks])
+        assert hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16] == digest
+
+
+def test_other_models_see_a_line_end_between_a_label_and_its_image(codec, played):
+    kept = rebuilt(codec, KEEPS)
+    assert not kept.trims and codec.trims
+    messages = played[0]
+    words = kept.tokenizer.decode(kept.user(messages[1]["content"]).ids.tolist())
+    assert words.count("\n<|vision_start|>") == words.count("<|vision_end|>\n") == 8
+    whole = [kept.system(messages[0]["content"][0]["text"]), kept.user(messages[1]["content"])]
+    ids = np.concatenate([block.ids for block in whole]).tolist()
+    assert ids == templated(kept, messages[:2])
+
+
+def test_white_space_around_texts_is_what_the_template_makes_of_it(codec):
+    messages = [{"role": role, "content": text(f" {role}\n")} for role in ("system", "user")]
+    for each in (codec, rebuilt(codec, KEEPS)):
+        blocks = [each.system(" system\n"), each.user(text(" user\n"))]
+        assert np.concatenate([b.ids for b in blocks]).tolist() == templated(each, messages)
+    with pytest.raises(ValueError, match="neither keeps all texts as they are nor strips"):
+        rebuilt(codec, KEEPS.replace("part['text'] }}", "part['text'].rstrip() }}"))
 
 
 @pytest.mark.parametrize("spelled", ["<|im_end|>", "<|image_pad|>", "<|vision_start|>"])

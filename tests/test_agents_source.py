@@ -10,10 +10,13 @@ import pytest
 from agents_training import ENV, SUITE, small, trained
 
 from agents.checkpoint import config_of, load_policy
-from agents.config import TrainConfig
+from agents.config import TrainConfig, make_train_config
 from agents.model import tiny
+from agents.parallel import Processes
 from agents.source import MADE_FOR_FILE, WEIGHTS, MadeFor, PolicySource
 from agents.train import parse
+from agents.trainer import Trainer
+from benchmarks.card import differences
 from benchmarks.evaluate import _as_made_for, _defaults, evaluate
 from benchmarks.players.model import weights_digest
 from benchmarks.runs import read_run
@@ -80,7 +83,9 @@ def test_a_checkpoint_of_another_checkout_plays_as_it_was_trained(tmp_path):
         suite_options={"families": "needle", "size": 12}, policy_options={"device": "cpu"},
     )  # fmt: skip
     now = read_run(summary["directory"])
-    assert now.card.protocol == before.card.protocol
+    # Since then the parts of a prompt stand apart, which this policy's template takes back.
+    changed = differences(now.card.protocol, before.card.protocol)
+    assert [each.partition(":")[0] for each in changed] == ["prompt_digest"]
     outcomes = [{r.task["task_id"]: r.outcome for r in run.records} for run in (before, now)]
     assert outcomes[0] == outcomes[1]
 
@@ -205,9 +210,19 @@ def test_the_command_line_chooses_the_preset_by_the_model_and_lays_settings_over
     assert paper.preset == "paper" and paper.env == {"frame_size": 224, "frame_budget": 64}
     said = parse(["--model", "Qwen/Qwen2.5-VL-3B-Instruct", "--preset", "tiny"])
     assert said.preset == "tiny" and said.env_options()["frame_size"] == 224
+    assert make_train_config(model="Qwen/Qwen2.5-VL-3B-Instruct").preset == "recommended"
+    assert make_train_config(batch=8).preset == "tiny"
     on = parse(["--resume", str(GOLDEN / "checkpoint"), "--env", '{"max_turns": 2}'])
     before = parse(["--resume", str(GOLDEN / "checkpoint")])
     assert on.env == {**before.env, "max_turns": 2} and before.env
+
+
+def test_a_large_model_under_the_tiny_preset_is_warned_of(tmp_path, monkeypatch, caplog):
+    Trainer(small(tmp_path / "one"), processes=Processes("cpu"))
+    assert "preset" not in caplog.text
+    monkeypatch.setattr("agents.source._LARGE", 64)
+    Trainer(small(tmp_path / "two"), processes=Processes("cpu"))
+    assert "replies of 5 tokens at most; use preset='recommended'" in caplog.text
 
 
 def test_what_names_no_split_is_not_trained_and_evaluated_on(tmp_path):

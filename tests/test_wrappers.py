@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -69,7 +70,8 @@ def test_marks_and_frames_match_whatever_a_question_says(protocol):
     assert "What is in (image)?" in observation["text"] and "like (image)" in observation["text"]
     content = env.messages()[-1]["content"]
     words = [part["text"] if part["type"] == "text" else "<image>" for part in content]
-    assert "\n".join(words) == observation["text"]
+    assert "".join(words) == observation["text"]
+    assert len(re.findall(r"\n(frame_idx|time):[\d.:s ]+\n<image>\n", observation["text"])) >= 2
 
 
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from agents.model.template import current
 from gym_longvideo.protocol import Content, with_opening
 
 # A template that drops old thinking must meet some.
@@ -91,6 +92,7 @@ class ChatCodec:
         suppressed: (n,) int64 ids that are never sampled, and are left out of the softmax in
             training too: vision placeholders and all special tokens but the end of a reply.
         opens_thought: Whether the template begins every reply with ``<think>``.
+        trims: Whether the template strips the white space around each text that is shown.
 
     Raises:
         ValueError: If the tokenizer has no chat template, lacks a placeholder, or the template
@@ -129,6 +131,7 @@ class ChatCodec:
                 "an instruction-tuned model, or set tokenizer.chat_template"
             )
         before, between, joint, after = self._around()
+        self.trims = self._trimming()
         joint_ids = self._special(joint)
         if not len(joint_ids) or int(joint_ids[0]) not in tokenizer.all_special_ids:
             raise ValueError(
@@ -162,6 +165,7 @@ class ChatCodec:
                     f"model {str(path)!r} has no {name}; it is not of the Qwen-VL kind"
                 )
         tokenizer = AutoTokenizer.from_pretrained(str(path))
+        tokenizer.chat_template = current(tokenizer.chat_template)
         vision = config.vision_config
         return cls(
             tokenizer,
@@ -177,7 +181,7 @@ class ChatCodec:
     def system(self, text: str) -> Block:
         """Encode the system message, up to where the first user message begins."""
         before, after = self._system
-        return Block(np.concatenate([before, *self._plain([text]), after]))
+        return Block(np.concatenate([before, *self._plain([self._shown(text)]), after]))
 
     def user(self, content: Content) -> Block:
         """Encode what a turn shows, and the opening of the reply.
@@ -187,7 +191,11 @@ class ChatCodec:
         """
         # Neighbouring texts are one text to the template, and a token may span them.
         runs = [(kind, list(run)) for kind, run in groupby(content, itemgetter("type"))]
-        joined = ["".join(part["text"] for part in run) for kind, run in runs if kind == "text"]
+        joined = [
+            "".join(self._shown(part["text"]) for part in run)
+            for kind, run in runs
+            if kind == "text"
+        ]
         texts = iter(self._plain(joined))
         ids: list[np.ndarray] = []
         frames: list[np.ndarray] = []
@@ -236,6 +244,9 @@ class ChatCodec:
         ids = self._plain([text.removeprefix("<think>") if self.opens_thought else text])[0]
         return self.reply(np.append(ids, self.end_id) if end else ids)
 
+    def _shown(self, text: str) -> str:
+        return text.strip() if self.trims else text
+
     def _plain(self, texts: list[str]) -> list[np.ndarray]:
         # A question that spells out a special token must not become one.
         if not texts:
@@ -245,6 +256,24 @@ class ChatCodec:
 
     def _special(self, text: str) -> np.ndarray:
         return np.array(self.tokenizer.encode(text, add_special_tokens=False), np.int64)
+
+    def _trimming(self) -> bool:
+        """Find out what the template does to the white space around texts that are shown."""
+        texts = [f"\t{mark}\t" for mark in _MARKS[:2]]
+        shown = self._render(
+            [
+                {"role": role, "content": [{"type": "text", "text": text}]}
+                for role, text in zip(("system", "user"), texts, strict=True)
+            ]
+        )
+        if all(text in shown for text in texts):
+            return False
+        if "\t" not in shown:
+            return True
+        raise ValueError(
+            "the chat template neither keeps all texts as they are nor strips the white space "
+            f"around each: of the tabs around {_MARKS[0]!r} and {_MARKS[1]!r} it makes {shown!r}"
+        )
 
     def _around(self) -> tuple[str, str, str, str]:
         """Return what the template puts around texts.

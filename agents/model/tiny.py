@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from agents.model.template import TEMPLATE
 from agents.source import WEIGHTS as WEIGHTS  # where they lie is no matter of torch
 from agents.source import MadeFor
 from gym_longvideo.haystack import wording
@@ -93,13 +94,6 @@ PHRASES = (
     wording.NEEDLE[0].partition(" {ask}")[0].format(look=LOOKS[0].name),
     *wording.ASK.values(),
 )
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
-    "{% else %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}{% endfor %}{% endif %}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def build_tokenizer() -> Any:
@@ -133,7 +127,7 @@ def build_tokenizer() -> Any:
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=[text for text in SPECIAL[1:] if text != "<|im_end|>"],
-        chat_template=CHAT_TEMPLATE,
+        chat_template=TEMPLATE,
         clean_up_tokenization_spaces=False,
         model_max_length=4096,
     )
