@@ -348,6 +348,8 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name.replace('_', ' ')} {value['value']:.3f}{between}"
     if summary["trouble"]:
         yield f"warning: {summary['trouble']}"
+    if summary["grounding_missing"]:
+        yield f"warning: {summary['grounding_missing']}"
     yield (
         f"{summary['episodes']} episodes, {summary['faults']} faults, card {summary['hash']}: "
         f"{summary['directory']}"

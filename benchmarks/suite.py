@@ -18,7 +18,8 @@ from benchmarks.datasets.dataset import Converted, Dataset, Defect, Source
 from benchmarks.datasets.layout import VideoFinder, find_layout
 from benchmarks.datasets.repair import diagnose
 from gym_longvideo import checks
-from gym_longvideo.annotation import parse_record
+from gym_longvideo.annotation import Annotation, parse_record
+from gym_longvideo.annotation.identity import asked, unique_id
 from gym_longvideo.suite import OnMissingVideo
 from gym_longvideo.task import Task
 from gym_longvideo.video import open_video
@@ -26,16 +27,18 @@ from gym_longvideo.video.errors import VideoNotFoundError
 from gym_longvideo.video.source import Video
 
 VIDEO_BYTES = "video_bytes"  # in Task.meta: size of the video's file, where there is one
-OnInvalid = Literal["skip", "raise", "keep"]
+OnInvalid = Literal["few", "skip", "raise", "keep"]
+FEW = 0.1  # share of rows that may be left out without anybody's asking for it
 _PATHS = ("root", "annotation", "video_root")
 
 
 class Invalid(NamedTuple):
-    """A row left out: where it stands, the kind of its defect, and what is wrong."""
+    """A row left out: where it stands, the kind of its defect, what is wrong, if on purpose."""
 
     place: str
     kind: str
     message: str
+    meant: bool = False
 
     def __str__(self) -> str:
         return f"{self.place}: {self.message}"
@@ -54,8 +57,9 @@ class BenchmarkSuite:
         relevant_share_below: Only tasks whose segments cover less than this share of the video.
         longer_than_s: Only tasks whose annotated duration is longer, in seconds.
         shuffle_options: Seed of an order of the options drawn for each task; None leaves them.
-        on_invalid: "skip" leaves unusable rows out, "keep" keeps without an answer those that can
-            still be asked, "raise" stops at the first.
+        on_invalid: "few" leaves unusable rows out, and refuses a file in which they are more than a
+            tenth; "skip" leaves out any number, "keep" keeps without an answer those that can still
+            be asked, "raise" stops at the first.
         on_missing_video: "keep", "skip" or "raise".
         allow_outside: Permit videos outside the root (absolute paths, ``..``, symlinks).
         **options: What only this benchmark takes.
@@ -91,7 +95,7 @@ class BenchmarkSuite:
         relevant_share_below: float | None = None,
         longer_than_s: float | None = None,
         shuffle_options: int | None = None,
-        on_invalid: OnInvalid = "skip",
+        on_invalid: OnInvalid = "few",
         on_missing_video: OnMissingVideo = "keep",
         allow_outside: bool = False,
         **options: Any,
@@ -119,7 +123,7 @@ class BenchmarkSuite:
             "longer_than_s": longer_than_s,
             "shuffle_options": shuffle_options,
             "subtitles": "none",
-            "on_invalid": on_invalid,
+            "on_invalid": "skip" if on_invalid == "few" else on_invalid,  # which tasks there are
             "on_missing_video": on_missing_video,
         }
         layout = find_layout(
@@ -135,12 +139,14 @@ class BenchmarkSuite:
         self.missing: list[str] = []
         self._tasks: list[Task] = []
         self._index: dict[str, int] = {}
-        self._seen: set[str] = set()
+        self._asked: dict[str, Any] = {}
         self._values: dict[str, set[str]] = {}
         source = Source(split, layout.files, layout.roots)
         self._read(dataset.convert(source, **{**dataset.options, **options}))
         if not self._tasks:
             raise ValueError(self._nothing_left())
+        if on_invalid == "few" and (refusal := self.too_many_unusable()):
+            raise ValueError(refusal)
         self.max_options = max(len(task.options) for task in self._tasks)
         self.state = self.finder.state()
 
@@ -191,8 +197,24 @@ class BenchmarkSuite:
                     return f"; {root} holds {names}, still packed: {archive.command}"
         return ""
 
+    def too_many_unusable(self) -> str:
+        """Return why ``on_invalid="few"`` refuses the file, or "".
+
+        Rows that the benchmark leaves out on purpose, and missing videos, do not count.
+        """
+        broken = [each for each in self.invalid if not each.meant]
+        if len(broken) <= FEW * self.rows:
+            return ""
+        return (
+            f"{', '.join(str(file) for file in self.files)}: {len(broken)} of {self.rows} rows are "
+            f"unusable, more than a tenth; the first: {broken[0]} (longvideo validate lists them, "
+            'on_invalid="skip" leaves them out)'
+        )
+
     def _read(self, converted: Iterator[Converted]) -> None:
-        for position, (place, record) in enumerate(converted):
+        rows = list(converted)
+        self._file = Annotation(record for _, record in rows)
+        for position, (place, record) in enumerate(rows):
             self.rows += 1
             try:
                 if isinstance(record, ValueError):
@@ -204,7 +226,8 @@ class BenchmarkSuite:
                         f'{place}: {error} (on_invalid="skip" leaves such rows out)'
                     ) from None
                 kind = error.kind if isinstance(error, Defect) else _kind(record)
-                self.invalid.append(Invalid(place, kind, str(error)))
+                meant = isinstance(error, Defect) and error.meant
+                self.invalid.append(Invalid(place, kind, str(error), meant))
                 continue
             if not self._wants(task):
                 self.filtered += 1
@@ -217,25 +240,43 @@ class BenchmarkSuite:
         fields = {key: value for key, value in record.items() if key != "issues"}
         issues = tuple(record.get("issues", ()))
         try:
-            task = parse_record(fields, default_id=default_id)
+            task = self._parse(fields, default_id)
         except ValueError:
             if self.options["on_invalid"] != "keep":
                 raise
             # What can still be asked is kept: without segments, or without an answer.
-            task, issue = _salvage(fields, default_id)
+            task, issue = self._salvage(fields, default_id)
             issues = (*issues, issue)
-        if task.task_id in self._seen:
-            raise Defect("duplicate_id", f"id {task.task_id!r} is given twice; ids must be unique")
+        try:
+            task_id = unique_id(task, self._asked.get)
+        except ValueError as error:
+            raise Defect("duplicate_id", str(error), meant=True) from None  # it is asked once
         path, there = self.finder.find(task.video)
-        self._seen.add(task.task_id)
+        self._asked[task_id] = asked(task)
+        if task_id != task.task_id:
+            issues = (*issues, "shared_id")
         # A frozen dataclass is rebuilt by hand here: dataclasses.replace costs three times as much.
         video_id = task.video if task.video_id in ("", task.video) else task.video_id
-        fields = {"video": path, "video_id": video_id, "issues": (*task.issues, *issues)}
+        changed: dict[str, Any] = {"task_id": task_id, "video": path, "video_id": video_id}
+        changed["issues"] = (*task.issues, *issues)
         if there:  # the same question about another encoding of its video is another question
-            fields["meta"] = {**task.meta, VIDEO_BYTES: self.finder.size(path)}
-        task = Task(**{**task.__dict__, **fields})
+            changed["meta"] = {**task.meta, VIDEO_BYTES: self.finder.size(path)}
+        task = Task(**{**task.__dict__, **changed})
         seed = self.options["shuffle_options"]
         return (task if seed is None else shuffled(task, seed)), there
+
+    def _parse(self, fields: Mapping[str, Any], default_id: str) -> Task:
+        least = self.dataset.least_options
+        return parse_record(fields, default_id=default_id, file=self._file, least_options=least)
+
+    def _salvage(self, fields: Mapping[str, Any], default_id: str) -> tuple[Task, str]:
+        """Return the task of a broken record, and what had to be given up for it."""
+        if diagnose(fields) != "answer_not_in_options":
+            try:
+                return self._parse({**fields, "segments": None}, default_id), "no_segments"
+            except ValueError:
+                pass
+        return self._parse({**fields, "answer": None, "segments": None}, default_id), "unscorable"
 
     def _wants_missing(self, task: Task) -> bool:
         self.missing.append(f"{task.task_id}: {task.video}")
@@ -280,17 +321,6 @@ class BenchmarkSuite:
 
 def _kind(record: Mapping[str, Any] | ValueError) -> str:
     return "malformed_row" if isinstance(record, ValueError) else diagnose(record)
-
-
-def _salvage(fields: Mapping[str, Any], default_id: str) -> tuple[Task, str]:
-    """Return the task of a broken record, and what had to be given up for it."""
-    if diagnose(fields) != "answer_not_in_options":
-        try:
-            return parse_record({**fields, "segments": None}, default_id=default_id), "no_segments"
-        except ValueError:
-            pass
-    kept = {**fields, "answer": None, "segments": None}
-    return parse_record(kept, default_id=default_id), "unscorable"
 
 
 def relevant_share(task: Task) -> float | None:

@@ -58,7 +58,7 @@ def survey(roots: Sequence[Path] = ()) -> Iterator[dict[str, Any]]:
 
 def _look(name: str, split: str, root: Path) -> dict[str, Any] | None:
     try:
-        suite = load_suite(name, split=split, root=root)
+        suite = load_suite(name, split=split, root=root, on_invalid="skip")
     except FileNotFoundError:
         return None
     except (ValueError, OSError, ImportError) as error:

@@ -72,6 +72,8 @@ def inspect(suite: BenchmarkSuite) -> dict[str, Any]:
         unusable: Defect -> rows left out, as "place: message".
         kept: Defect -> ids of tasks that are asked in spite of it, or after a repair.
         unscorable: Ids of tasks without an answer, in a split that has answers.
+        segments: How many tasks have segments; ``segments_from`` says where they come from, if that
+            is another file.
         videos: How many different ones; ``missing``, ``refused`` (links out of the root) and
             ``empty`` list those that are not there, or cannot be opened.
     """
@@ -97,6 +99,8 @@ def inspect(suite: BenchmarkSuite) -> dict[str, Any]:
         "unusable": unusable,
         "kept": kept,
         "unscorable": [t.task_id for t in tasks if t.answer_index is None] if split.scored else [],
+        "segments": sum(bool(task.segments_s) for task in tasks),
+        "segments_from": suite.dataset.segments_from,
         "videos": len(paths),
         "missing": [path for path, missing in paths.items() if missing],
         "refused": [path for path in there if not suite.finder.trusts(path)],
@@ -166,7 +170,12 @@ def decode(
 
 
 def validate(arguments: ValidateConfig) -> dict[str, Any]:
-    """Return the report of ``inspect`` with ``usable``, ``advice`` and what decoding found.
+    """Return the report of ``inspect`` with what decoding found and what would be played.
+
+    Returns:
+        Beside those of ``inspect``: ``broken`` and ``other_duration``, see ``decode``; ``decoded``,
+        videos that could be, None if it was not tried; ``playable``, questions whose video is
+        there; ``usable``, whether the benchmark would load and play any; ``advice``.
 
     Raises:
         ValueError, OSError, ImportError: If there is no annotation, or none that can be used.
@@ -178,6 +187,7 @@ def validate(arguments: ValidateConfig) -> dict[str, Any]:
         annotation=arguments.annotation,
         video_root=arguments.video_root,
         allow_outside=arguments.allow_outside,
+        on_invalid="skip",
     )
     report = inspect(suite)
     absent = {*report["missing"], *report["refused"], *report["empty"]}
@@ -187,7 +197,11 @@ def validate(arguments: ValidateConfig) -> dict[str, Any]:
         found = decode(durations, workers=arguments.workers, timeout_s=arguments.timeout_s)
     good = len(durations) - len(found["broken"])
     decoded = good if arguments.decode else None
+    playable = sum(task.video in durations and task.video not in found["broken"] for task in suite)
     advice = _advice(report, found["broken"], good)
+    if refusal := suite.too_many_unusable():
+        advice.append(refusal)
+        good = 0
     answers = any(task.answer_index is not None for task in suite)
     if not answers and suite.dataset.splits[suite.split].scored:
         advice.append(
@@ -195,7 +209,8 @@ def validate(arguments: ValidateConfig) -> dict[str, Any]:
             "the file that holds them (MLVU's is test-ground-truth/test_mcq_gt.json)"
         )
         good = 0
-    return {**report, **found, "decoded": decoded, "usable": good > 0, "advice": advice}
+    counts = {"playable": playable, "decoded": decoded}
+    return {**report, **found, **counts, "usable": good > 0, "advice": advice}
 
 
 def _advice(report: Mapping[str, Any], broken: Mapping[str, str], good: int) -> list[str]:
@@ -207,7 +222,12 @@ def _advice(report: Mapping[str, Any], broken: Mapping[str, str], good: int) -> 
         advice.append("links lead out of the root: pass --allow-outside if you trust the files")
     if report["empty"] or broken:
         advice.append("fetch the videos again that are empty or cannot be decoded")
-    if advice and good:
+    if report["segments_from"] and not report["segments"]:
+        advice.append(
+            f"no question has segments, so there will be no grounding metrics and no relevance "
+            f"rewards: they come from {report['segments_from']}"
+        )
+    if (report["missing"] or report["refused"] or report["empty"] or broken) and good:
         advice.append('on_missing_video="skip" leaves questions without a video out')
     return advice
 
@@ -227,6 +247,10 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         f"questions: {tasks} of {report['rows']} rows usable, {unusable} not{count}",
         f"videos: {there} of {report['videos']} there",
     ]
+    if report["playable"] < tasks:
+        text.append(f"would be played: {report['playable']} of {tasks} questions")
+    if report["segments"] or report["segments_from"]:
+        text.append(f"segments: {report['segments']} of {tasks} questions have some")
     if report["decoded"] is not None:
         text.append(f"decoded: {report['decoded']} of {report['decoded'] + len(report['broken'])}")
     for kind, places in report["unusable"].items():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import json
 import os
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +18,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from gym_longvideo import checks
-from gym_longvideo.annotation import VIDEO, parse_record
+from gym_longvideo.annotation import Annotation, canonical, parse_record
+from gym_longvideo.annotation.identity import asked, unique_id, video_of
+from gym_longvideo.annotation.records import read_records
 from gym_longvideo.task import Task
 from gym_longvideo.video import open_video
 from gym_longvideo.video.errors import VideoError, VideoNotFoundError
@@ -64,6 +65,7 @@ GROUP = "gym_longvideo.suites"  # of entry points: name -> callable that takes s
 _OWN = {"haystack": "gym_longvideo.haystack:HaystackSuite"}
 SplitBy = Literal["none", "video"]
 _FEWEST = 10  # videos of which some may be held out
+EXTENSIONS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
 TABLES = (".csv", ".tsv", ".parquet")  # annotation that the suite "jsonl" of benchmarks reads
 
 
@@ -192,12 +194,6 @@ def splits_of_videos(records: Iterable[Any]) -> dict[str, str]:
     return dict(zip(drawn, names, strict=True))
 
 
-def video_of(record: Mapping[str, Any]) -> str:
-    """Return the video of a record as annotated, its path in plain form; "" if it names none."""
-    video = next((record[name] for name in VIDEO if name in record), "")
-    return os.path.normpath(video) if isinstance(video, str) and video.strip() else ""
-
-
 class JsonlSuite:
     """Tasks from a JSON Lines file (or a JSON list) and video files under one root.
 
@@ -238,6 +234,8 @@ class JsonlSuite:
         checks.choice("on_missing_video", on_missing_video, get_args(OnMissingVideo))
         self.path = Path(annotation)
         self.video_root = Path(self.path.parent if video_root is None else video_root)
+        if self.path.suffix in TABLES:
+            raise ValueError(f'{self.path} is a table; the suite "jsonl" of benchmarks reads it')
         if not self.path.is_file():
             raise FileNotFoundError(f"no annotation at {self.path}; give the path of a .jsonl file")
         if not self.video_root.is_dir():
@@ -247,9 +245,14 @@ class JsonlSuite:
         self.invalid: list[str] = []
         self._tasks: list[Task] = []
         self._index: dict[str, int] = {}
-        records = _read_records(self.path)
-        held = splits_of_videos([record for _, record in records]) if split_by == "video" else {}
-        for position, (where, record) in enumerate(records):
+        self._asked: dict[str, Any] = {}
+        rows = [
+            (place, canonical(each) if isinstance(each, Mapping) else each)
+            for place, each in read_records(self.path)
+        ]
+        file = Annotation(record for _, record in rows)
+        held = splits_of_videos([record for _, record in rows]) if split_by == "video" else {}
+        for position, (where, record) in enumerate(rows):
             try:
                 if isinstance(record, ValueError):
                     raise record
@@ -257,7 +260,8 @@ class JsonlSuite:
                     named = record.get("split", None if held else split)
                     if (named or held.get(video_of(record))) != split:
                         continue
-                self._add(parse_record(record, default_id=str(position)), on_missing_video)
+                task = parse_record(record, default_id=str(position), file=file)
+                self._add(task, on_missing_video)
             except (ValueError, VideoError) as error:
                 if on_invalid == "raise":
                     raise ValueError(f"{where}: {error}") from None
@@ -295,60 +299,31 @@ class JsonlSuite:
         return open_video(task.video, backend=backend, isolate=isolate)
 
     def _add(self, task: Task, on_missing_video: OnMissingVideo) -> None:
-        if task.task_id in self._index:
-            raise ValueError(f"id {task.task_id!r} is given twice; ids must be unique")
+        task_id = unique_id(task, lambda taken: self._asked.get(taken))
+        self._asked[task_id] = asked(task)
         path = self._resolve(task.video)
         if on_missing_video != "keep" and not os.path.isfile(path):
             if on_missing_video == "raise":
                 raise VideoNotFoundError(
                     'is missing; on_missing_video="skip" leaves such tasks out', path=path
                 )
-            self.invalid.append(f"task {task.task_id!r}: {path} is missing")
+            self.invalid.append(f"task {task_id!r}: {path} is missing")
             return
         video_id = task.video if task.video_id in ("", task.video) else task.video_id
-        self._index[task.task_id] = len(self._tasks)
+        self._index[task_id] = len(self._tasks)
         # A frozen dataclass is rebuilt by hand here: dataclasses.replace costs three times as much.
-        fields = {**task.__dict__, "video": path, "video_id": video_id}
+        fields = {**task.__dict__, "task_id": task_id, "video": path, "video_id": video_id}
         self._tasks.append(Task(**fields))
 
     def _resolve(self, video: str) -> str:
         root = os.path.abspath(self.video_root)
-        path = os.path.abspath(os.path.join(root, video))
+        path = with_extension(os.path.abspath(os.path.join(root, video)))
         if not self.allow_outside and os.path.commonpath([path, root]) != root:
             raise ValueError(
                 f"video={video!r} leaves video_root={root!r}; move the file there, set "
                 "video_root=, or pass allow_outside=True if you trust the annotation"
             )
         return path
-
-
-def _read_records(path: Path) -> list[tuple[str, Any]]:
-    """Return (place, record or the ValueError that reading it gave) pairs."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from None
-    if text.lstrip().startswith("["):
-        try:
-            records = json.loads(text, parse_constant=_no_number)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: not valid JSON ({error})") from None
-        return [(f"{path}, record {i}", record) for i, record in enumerate(records)]
-    places = []
-    # Not splitlines(): it also splits at characters such as U+2028 that JSON strings may hold.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line, parse_constant=_no_number)
-        except (ValueError, RecursionError) as error:
-            record = ValueError(f"not valid JSON ({error})")
-        places.append((f"{path}, line {number}", record))
-    return places
-
-
-def _no_number(name: str) -> None:
-    """Read the NaN and Infinity that Python writes into JSON as null: records must be strict."""
 
 
 def question_text(task: Task) -> str:
@@ -366,6 +341,13 @@ def lettered(options: Sequence[str]) -> list[str]:
         f"{letter}. {option}"
         for letter, option in zip(string.ascii_uppercase, options, strict=False)
     ]
+
+
+def with_extension(path: str) -> str:
+    """Return the path of a video; that of a file, where the annotation left its extension out."""
+    if os.path.splitext(path)[1].lower() in EXTENSIONS or os.path.exists(path):
+        return path
+    return next((path + each for each in EXTENSIONS if os.path.exists(path + each)), path)
 
 
 def utf8_prefix(text: str, size: int) -> bytes:

@@ -106,16 +106,18 @@ def test_annotation_and_videos_may_be_given_apart(tmp_path):
 def test_filters_shuffles_and_what_is_left_out(tmp_path):
     rows = [row(1), row(4), row(7), row(7), row(10, answer="Z"), row(13, question=" ")]
     write(tmp_path, rows)
-    suite = benchmarks.load_suite("videomme", root=tmp_path, where={"duration": "long"})
+    suite = benchmarks.load_suite(
+        "videomme", root=tmp_path, where={"duration": "long"}, on_invalid="skip"
+    )
     assert [task.meta["duration_group"] for task in suite] == ["long"]
-    suite = benchmarks.load_suite("videomme", root=tmp_path, shuffle_options=3)
+    suite = benchmarks.load_suite("videomme", root=tmp_path, shuffle_options=3, on_invalid="skip")
     assert len(suite) == 3 and suite.rows == 6
     assert [invalid.kind for invalid in suite.invalid] == [
         "duplicate_id",
         "answer_not_in_options",
         "blank_question",
     ]
-    plain = benchmarks.load_suite("videomme", root=tmp_path)
+    plain = benchmarks.load_suite("videomme", root=tmp_path, on_invalid="skip")
     for task, before in zip(suite, plain, strict=True):
         assert tuple(before.options[i] for i in task.meta["shuffled"]) == task.options
         assert task.options[task.answer_index] == before.options[before.answer_index]
@@ -124,11 +126,13 @@ def test_filters_shuffles_and_what_is_left_out(tmp_path):
     with pytest.raises(ValueError, match=r"record 3: id '003-1' is given twice"):
         benchmarks.load_suite("videomme", root=tmp_path, on_invalid="raise")
     with pytest.raises(ValueError, match=r"where names 'colour'; videomme knows"):
-        benchmarks.load_suite("videomme", root=tmp_path, where={"colour": "red"})
+        benchmarks.load_suite("videomme", root=tmp_path, where={"colour": "red"}, on_invalid="skip")
     with pytest.raises(ValueError, match="passes the filters"):
-        benchmarks.load_suite("videomme", root=tmp_path, longer_than_s=30)
+        benchmarks.load_suite("videomme", root=tmp_path, longer_than_s=30, on_invalid="skip")
     with pytest.raises(ValueError, match=r"there are {'duration': \['long', 'medium', 'short'\]}"):
-        benchmarks.load_suite("videomme", root=tmp_path, where={"duration": "lang"})
+        benchmarks.load_suite(
+            "videomme", root=tmp_path, where={"duration": "lang"}, on_invalid="skip"
+        )
 
 
 def test_the_relevant_share_counts_overlaps_once():
@@ -152,11 +156,11 @@ def test_missing_videos_name_the_archives_and_the_command(tmp_path):
 def test_paths_that_leave_the_root_are_refused(tmp_path):
     root = write(tmp_path / "root", [row(1, videoID="../vid1"), row(4)])
     (tmp_path / "vid1.mp4").touch()
-    suite = benchmarks.load_suite("videomme", root=root)
+    suite = benchmarks.load_suite("videomme", root=root, on_invalid="skip")
     assert len(suite) == 1 and "leaves the root" in suite.invalid[0].message
     (root / "data").mkdir()
     (root / "data" / "vid2.mp4").symlink_to(tmp_path / "vid1.mp4")
-    suite = benchmarks.load_suite("videomme", root=root)
+    suite = benchmarks.load_suite("videomme", root=root, on_invalid="skip")
     with pytest.raises(VideoNotFoundError, match="outside the root"):
         suite.open_video(suite[0])
 

@@ -38,7 +38,7 @@ def test_the_subset_is_what_has_a_public_answer(tmp_path):
     write(tmp_path / "subset_answers.json", {"u-3": 4, "u-1": 0, "u-9": 2})
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "u-1.mp4").touch()
-    suite = benchmarks.load_suite("egoschema", root=tmp_path)
+    suite = benchmarks.load_suite("egoschema", root=tmp_path, on_invalid="skip")
     assert suite.split == "subset" and len(suite.missing) == 1
     assert [(task.task_id, task.answer_index) for task in suite] == [("u-1", 0), ("u-3", 4)]
     assert suite[0].video == str(tmp_path / "videos" / "u-1.mp4") and suite[0].duration_s == 180.0
@@ -72,7 +72,9 @@ def test_early_versions_lack_questions_or_misspell_the_answer(tmp_path):
     early = question("u-2", corrent_answer=3)
     del early["question"]
     write(tmp_path / "early.json", [question("u-1", corrent_answer=2), early])
-    suite = benchmarks.load_suite("egoschema", split="full", annotation=tmp_path / "early.json")
+    suite = benchmarks.load_suite(
+        "egoschema", split="full", annotation=tmp_path / "early.json", on_invalid="skip"
+    )
     assert [(task.task_id, task.answer_index) for task in suite] == [("u-1", 2)]
     assert [invalid.kind for invalid in suite.invalid] == ["blank_question"]
 
@@ -114,7 +116,7 @@ def test_the_table_of_ig_vlm_has_the_text_of_the_answer(tmp_path):
         writer.writerow(columns)
         writer.writerow(["u-1.mp4", "0", "What, and why?", "d, too", "a", "b", "c", "d, too", "a"])
         writer.writerow(["u-2", "1", "What?", "nothing", "a", "b", "c", "d", "e"])
-    suite = benchmarks.load_suite("egoschema", root=tmp_path)
+    suite = benchmarks.load_suite("egoschema", root=tmp_path, on_invalid="skip")
     task = suite[0]
     assert task.task_id == "u-1" and task.answer_index == 3
     assert task.issues == ("duplicate_options",) and task.video.endswith("u-1.mp4")

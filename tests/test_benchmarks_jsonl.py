@@ -73,7 +73,7 @@ def test_tables_have_empty_cells_and_numbers_as_text(tmp_path):
         "a.mp4,?,x,y,,Q,,,\n"
     )
     (tmp_path / "mine.csv").write_text(text, encoding="utf-8")
-    suite = benchmarks.load_suite("jsonl", root=tmp_path)
+    suite = benchmarks.load_suite("jsonl", root=tmp_path, on_invalid="skip")
     assert [task.answer_index for task in suite] == [1, 2, None]
     assert suite[0].options == ("x", "y") and suite[0].segments_s == ((1.0, 2.0),)
     assert suite[0].duration_s == 60.5
@@ -114,11 +114,11 @@ def test_bad_rows_are_listed_with_their_line(tmp_path):
         json.dumps({**FORMS["plain"], "id": "x"}),
     ]
     (tmp_path / "mine.jsonl").write_text("\n".join(lines))
-    suite = benchmarks.load_suite("jsonl", root=tmp_path)
+    suite = benchmarks.load_suite("jsonl", root=tmp_path, on_invalid="skip")
     assert len(suite) == 2 and suite.rows == 6
     assert [invalid.place.rpartition(" ")[2] for invalid in suite.invalid] == ["2", "3", "4", "6"]
     with pytest.raises(ValueError, match=r"mine\.jsonl, line 2: not valid JSON"):
         benchmarks.load_suite("jsonl", root=tmp_path, on_invalid="raise")
     (tmp_path / "mine.jsonl").write_bytes(b'{"question": "\xff"}')
     with pytest.raises(ValueError, match=r"mine\.jsonl: not UTF-8"):
-        benchmarks.load_suite("jsonl", root=tmp_path)
+        benchmarks.load_suite("jsonl", root=tmp_path, on_invalid="skip")

@@ -65,7 +65,9 @@ def test_a_line_of_the_official_file_is_a_video_with_its_questions(tmp_path):
         ("None-None", (), ("odd_segment",)),
         ("33:52-33:46", (), ("reversed_segment",)),
         ("63:20-03:35", (), ("reversed_segment",)),
-        ("12:00-12:00", (), ("empty_segment",)),
+        ("12:00-12:00", ((720.0, 721.0),), ()),
+        ("100:00-100:00", ((5999.0, 6000.0),), ()),
+        ("101:00-101:00", (), ("outside_segment",)),
         ("00:00-99:00", ((0.0, 5940.0),), ("global_segment",)),
         ("00:00-100:01", ((0.0, 6000.0),), ("repaired_segments", "global_segment")),
         ("", (), ()),
@@ -141,7 +143,7 @@ def test_videochat_flash_numbers_the_videos_and_gives_letter_and_text(tmp_path):
     }
     (tmp_path / "json").mkdir()
     (tmp_path / "json" / "lvbench_clean.json").write_text(json.dumps([row, {**row, "answer": 5}]))
-    suite = benchmarks.load_suite("lvbench", root=tmp_path)
+    suite = benchmarks.load_suite("lvbench", root=tmp_path, on_invalid="skip")
     task = suite[0]
     assert task.options == ("1636", "1366", "1363", "1633") and task.answer_index == 3
     assert task.video.endswith("00000007.mp4") and task.video_id == "00000007"
@@ -153,7 +155,7 @@ def test_broken_lines_cost_their_questions_only(tmp_path):
     good = json.dumps(line("v", question("1"), 7, question("2", question=None), question("1")))
     text = good + '\n{"key": \n[]\n' + json.dumps(line("w", question("3"), video_info=None))
     (tmp_path / "video_info.meta.jsonl").write_text(text)
-    suite = benchmarks.load_suite("lvbench", root=tmp_path)
+    suite = benchmarks.load_suite("lvbench", root=tmp_path, on_invalid="skip")
     assert [task.task_id for task in suite] == ["1", "3"] and suite[1].duration_s is None
     assert [invalid.kind for invalid in suite.invalid] == [
         "blank_question",

@@ -114,7 +114,7 @@ def test_queries_that_allow_no_choice_are_named(segments, duration_s, kind):
 def test_segment_choices_are_tasks_and_the_others_are_counted(tmp_path):
     rows = [row(), row(6, relevant_windows=[[0, 100]]), row(7, relevant_windows=[[0, 60]]), row(5)]
     write(tmp_path / "highlight_val_release.jsonl", rows)
-    suite = benchmarks.load_suite("qvhighlights_segments", root=tmp_path)
+    suite = benchmarks.load_suite("qvhighlights_segments", root=tmp_path, on_invalid="skip")
     assert suite.split == "val" and len(suite) == 1 and suite.max_options == 4
     task = suite[0]
     assert task.options[task.answer_index] == "00:10-00:20"
@@ -135,7 +135,7 @@ def test_segments_outside_the_video_and_rows_without_a_video_are_named(tmp_path)
         row(4, duration=None),
     ]
     write(tmp_path / "highlight_val_release.jsonl", rows)
-    suite = benchmarks.load_suite("qvhighlights_grounding", root=tmp_path)
+    suite = benchmarks.load_suite("qvhighlights_grounding", root=tmp_path, on_invalid="skip")
     assert [(task.task_id, task.issues) for task in suite] == [
         ("1", ("repaired_segments", "reversed_segment")),
         ("2", ("outside_segment",)),

@@ -97,11 +97,11 @@ def test_what_is_wrong_with_a_record_has_a_name(changes, kind):
 def test_rows_that_no_real_file_has_cost_themselves_only(tmp_path):
     rows = [
         {"questions": [3]},
-        {"videoID": "v", "question_id": "1", "question": "?", "options": ["x"], "answer": "A"},
+        {"videoID": "v", "question_id": "1", "question": "?", "options": ["x", "y"], "answer": "A"},
         {"videoID": "v", "question_id": "2", "question": "?", "options": 7, "answer": "A"},
     ]
     (tmp_path / "videomme.json").write_text(json.dumps(rows))
-    suite = benchmarks.load_suite("videomme", root=tmp_path)
+    suite = benchmarks.load_suite("videomme", root=tmp_path, on_invalid="skip")
     assert [task.task_id for task in suite] == ["1"]
     assert [invalid.kind for invalid in suite.invalid] == ["blank_question", "no_options"]
 
@@ -126,9 +126,9 @@ def test_an_absolute_path_below_the_root_is_no_escape(tmp_path):
     video = tmp_path / "data" / "v.mp4"
     video.parent.mkdir()
     video.touch()
-    row = {"question": "?", "options": ["x"], "answer": "A", "video": str(video)}
+    row = {"question": "?", "options": ["x", "y"], "answer": "A", "video": str(video)}
     (tmp_path / "a.jsonl").write_text(json.dumps(row))
-    suite = benchmarks.load_suite("jsonl", root=tmp_path)
+    suite = benchmarks.load_suite("jsonl", root=tmp_path, on_invalid="skip")
     assert suite[0].video == str(video) and not suite.missing
 
 

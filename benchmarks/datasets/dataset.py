@@ -27,11 +27,12 @@ class Defect(ValueError):
     Args:
         kind: Short name by which defects are counted, such as "blank_question".
         message: What is wrong, naming the value.
+        meant: Whether the benchmark leaves such rows out on purpose.
     """
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, *, meant: bool = False) -> None:
         super().__init__(message)
-        self.kind = kind
+        self.kind, self.meant = kind, meant
 
 
 class Converted(NamedTuple):
@@ -141,6 +142,9 @@ class Dataset:
             -> values, several where a question counts in several.
         overall: "micro" over questions, or "macro:NAME", the unweighted mean over a grouping.
         options: Keyword arguments that ``convert`` takes beside the source, with their defaults.
+        least_options: Fewest options of a question; 1 where nothing is chosen.
+        segments_from: Where segments come from that are not in the annotation itself, by words; ""
+            where they are in it, or the benchmark has none.
     """
 
     name: str
@@ -157,3 +161,5 @@ class Dataset:
     groups: Callable[[Mapping[str, Any]], dict[str, tuple[str, ...]]] = group_by_type
     overall: str = "micro"
     options: Mapping[str, Any] = field(default_factory=dict)
+    least_options: int = 2
+    segments_from: str = ""

@@ -13,8 +13,18 @@ from benchmarks.datasets.dataset import Converted, Dataset, Source, Split, conve
 from benchmarks.datasets.repair import clean_segments, embedded_options, merge, number
 from benchmarks.datasets.rows import KEY
 from gym_longvideo import checks
-from gym_longvideo.annotation import ANSWER, IDENTITY, OPTIONS, QUESTION, SEGMENTS, TASK_TYPE
-from gym_longvideo.suite import SplitBy, splits_of_videos, video_of
+from gym_longvideo.annotation import (
+    ANSWER,
+    IDENTITY,
+    OPTIONS,
+    QUESTION,
+    SEGMENTS,
+    TASK_TYPE,
+    canonical,
+    parse_options,
+)
+from gym_longvideo.annotation.identity import video_of
+from gym_longvideo.suite import SplitBy, splits_of_videos
 
 _SUFFIXES = ("jsonl", "json", "csv", "tsv", "parquet")
 _NUMBERS = ("duration", "duration_s")
@@ -24,7 +34,10 @@ _BLANK = {*ANSWER, *IDENTITY, *OPTIONS, *SEGMENTS, *TASK_TYPE, *_NUMBERS, "video
 
 def _convert(source: Source, *, split_by: SplitBy | None = None) -> Iterator[Converted]:
     checks.choice("split_by", split_by or "none", get_args(SplitBy))
-    rows = list(source.rows())
+    rows = [
+        (place, canonical(fields) if isinstance(fields, Mapping) else fields)
+        for place, fields in source.rows()
+    ]
     held = splits_of_videos(fields for _, fields in rows) if split_by == "video" else {}
     for place, fields in rows:
         named = None
@@ -50,14 +63,20 @@ def _record(fields: Mapping[str, Any]) -> dict[str, Any]:
     if KEY in record and not any(name in record for name in IDENTITY):
         record["id"] = record[KEY]
     record.pop(KEY, None)
-    if not any(name in record for name in OPTIONS):
-        question = next((record[name] for name in QUESTION if name in record), None)
-        if found := embedded_options(question):
-            record |= {"question": found[0], "options": found[1]}
+    question = next((record[name] for name in QUESTION if name in record), None)
+    if not _has_options(record) and (found := embedded_options(question)):
+        record |= {"question": found[0], "options": found[1]}
     duration_s = record.get("duration", record.get("duration_s"))
     raw = next((record[name] for name in SEGMENTS if name in record), None)
     record = {name: value for name, value in record.items() if name not in SEGMENTS}
     return merge(record, clean_segments(raw, duration_s))
+
+
+def _has_options(record: Mapping[str, Any]) -> bool:
+    try:
+        return bool(parse_options(record))
+    except ValueError:
+        return any(name in record for name in OPTIONS)
 
 
 def _files(name: str) -> tuple[str, ...]:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.datasets.dataset import Dataset
-
-EXTENSIONS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
+from gym_longvideo.suite import EXTENSIONS
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,22 @@
 """LVBench: questions about videos of half an hour to more than two hours.
 
 The official file has a line a video, its questions nested, their options inside the question.
-``time_reference`` has minutes beyond 60 and no hours. A question may be of several types, and
-counts in each. Downloaders name the videos by key or by the number of their line ("00000000.mp4").
+``time_reference`` has minutes beyond 60 and no hours; where both are the same (250 questions) it
+means that second. A question may be of several types, and counts in each. Downloaders name the
+videos by key or by the number of their line ("00000000.mp4"). The cleaned list of VideoChat-Flash
+has these numbers and no ids: the official file beside it gives key and id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.datasets.dataset import Archive, Converted, Dataset, Source, Split, converted
 from benchmarks.datasets.repair import clean_segments, embedded_options, merge, number
+from benchmarks.datasets.rows import read_table
+from gym_longvideo.annotation import parse_time
 
 _FOLDERS = ("all_videos", "videos", "video", "video_chunks", "data")
 _OWN = ("qa", "question_type", "type", "time_reference", "uid", "candidates", "choices", "video")
@@ -20,15 +24,64 @@ _OWN = ("qa", "question_type", "type", "time_reference", "uid", "candidates", "c
 
 def _convert(source: Source) -> Iterator[Converted]:
     numbered = _numbered(source.roots)
+    official: _Official | None = None
     for line, (place, fields) in enumerate(source.rows()):
+        if isinstance(fields, Mapping) and "qa" not in fields and "uid" not in fields:
+            official = _Official.beside(source) if official is None else official
+            fields = official.completed(fields, numbered)
         if not isinstance(fields, Mapping) or "qa" not in fields:
             yield converted(place, fields, _record)
             continue
-        questions = fields["qa"] if isinstance(fields["qa"], list) else [fields["qa"]]
         name = f"{line:08d}" if numbered else fields.get("key")
-        for i, question in enumerate(questions):
-            inner = question if isinstance(question, Mapping) else {}
+        for i, inner in enumerate(_questions(fields)):
             yield converted(f"{place}, question {i}", {**fields, "_file": name, **inner}, _record)
+
+
+def _questions(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    questions = fields["qa"] if isinstance(fields["qa"], list) else [fields["qa"]]
+    return [each if isinstance(each, Mapping) else {} for each in questions]
+
+
+class _Official:
+    """What the official file says of the videos that another list numbers, if it is there.
+
+    Args:
+        rows: Its rows, a video each.
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self.keys: list[str] = []
+        self.uids: dict[tuple[str, str], str] = {}
+        for fields in rows:
+            self.keys.append(key := str(fields.get("key")))
+            for each in _questions({"qa": [], **fields}):
+                question = embedded_options(each.get("question")) or (each.get("question"),)
+                self.uids[key, _words(question[0])] = str(each.get("uid"))
+
+    @classmethod
+    def beside(cls, source: Source) -> _Official:
+        path = source.beside("video_info.meta.jsonl", "*/video_info.meta.jsonl")
+        rows = () if path is None else read_table(path)
+        return cls(row.fields for row in rows if isinstance(row.fields, Mapping))
+
+    def completed(self, fields: Mapping[str, Any], numbered: bool) -> Mapping[str, Any]:
+        """Return a row with the key of its video and its id, as far as they are known."""
+        number = str(fields.get("video", "")).removesuffix(".mp4")
+        if not number.isdecimal() or int(number) >= len(self.keys):
+            return fields
+        key = self.keys[int(number)]
+        question = embedded_options(fields.get("question")) or (fields.get("question"),)
+        uid = self.uids.get((key, _words(question[0])))
+        return {
+            **fields,
+            "key": key,
+            "_file": number if numbered else key,
+            **({} if uid is None else {"uid": uid}),
+        }
+
+
+def _words(question: Any) -> str:
+    return " ".join(str(question).casefold().split())
 
 
 def _record(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,8 +112,22 @@ def _record(fields: Mapping[str, Any]) -> dict[str, Any]:
             **({} if duration_s is None else {"duration": duration_s}),
         },
         _alike(options),
-        clean_segments(fields.get("time_reference"), duration_s),
+        clean_segments(*_second(fields.get("time_reference"), duration_s)),
     )
+
+
+def _second(reference: Any, duration_s: float | None) -> tuple[Any, float | None]:
+    """Return a time reference whose two ends are the same as the second that it means."""
+    ends = [part.strip() for part in reference.split("-")] if isinstance(reference, str) else []
+    if len(ends) != 2 or ends[0] != ends[1]:
+        return reference, duration_s
+    try:
+        start_s = parse_time(ends[0])
+    except ValueError:
+        return reference, duration_s
+    if duration_s is not None and start_s <= duration_s < start_s + 1:
+        start_s = max(0.0, duration_s - 1)
+    return [[start_s, start_s + 1]], duration_s
 
 
 def _alike(options: Any) -> dict[str, Any]:

@@ -88,4 +88,5 @@ NEXTGQA = Dataset(
     archives=(Archive("NExTVideo.zip", "unzip -n NExTVideo.zip"),),
     convert=_convert,
     groups=_groups,
+    segments_from="gsub_<split>.json, beside the CSV",
 )

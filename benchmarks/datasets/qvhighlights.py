@@ -133,4 +133,5 @@ GROUNDING = _dataset(
     "QVHighlights, grounding only",
     splits=_originals(grounding=True),
     convert=_grounding,
+    least_options=1,
 )

@@ -23,6 +23,7 @@ from gym_longvideo.annotation import (
     parse_segments,
     parse_time,
 )
+from gym_longvideo.annotation.segments import pair_of, pairs_of
 
 GLOBAL_SHARE = 0.95  # a segment that covers more of the video says that all of it matters
 _EMBEDDED = re.compile(r"(?:^|\n)[ \t]*\(([A-Z])\)[ \t]*")
@@ -136,7 +137,7 @@ def clean_segments(raw: Any, duration_s: Any = None) -> dict[str, Any]:
     limit_s = limit_s if limit_s and limit_s > 0 else None
     segments: list[list[float]] = []
     issues: dict[str, None] = {}
-    for pair in _pairs(raw):
+    for pair in pairs_of(raw):
         segment, issue = _clean(pair, limit_s)
         if issue:
             issues[issue] = None
@@ -149,16 +150,8 @@ def clean_segments(raw: Any, duration_s: Any = None) -> dict[str, Any]:
     return {"segments": sorted(segments), "issues": list(issues), **kept}
 
 
-def _pairs(raw: Any) -> list[Any]:
-    if isinstance(raw, str):
-        return [re.split(r"[-\u2013]", raw)]
-    if isinstance(raw, (list, tuple)):
-        return list(raw) if isinstance(raw[0], (list, tuple)) else [raw]
-    return [raw]
-
-
-def _clean(pair: Any, limit_s: float | None) -> tuple[list[float] | None, str | None]:
-    if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+def _clean(segment: Any, limit_s: float | None) -> tuple[list[float] | None, str | None]:
+    if (pair := pair_of(segment)) is None:
         return None, "odd_segment"
     try:
         start_s, end_s = (parse_time(value) for value in pair)

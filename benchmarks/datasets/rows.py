@@ -6,7 +6,6 @@ cannot be read becomes a row that says so; a file that cannot be read is an erro
 
 from __future__ import annotations
 
-import ast
 import csv
 import io
 import json
@@ -15,7 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-KEY = "_key"  # where rows come as an object, {key: row}, the key is kept under this name
+from gym_longvideo.annotation.options import read_literal
+from gym_longvideo.annotation.records import KEY as KEY
+from gym_longvideo.annotation.records import loads, read_records, read_text
+
+_NO_LIMIT = 2**31 - 1
 
 
 class TableRow(NamedTuple):
@@ -35,10 +38,8 @@ def read_table(path: Path) -> Iterator[TableRow]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _parquet(path)
-    if suffix == ".json":
-        return _json(path)
-    if suffix == ".jsonl":
-        return _lines(path)
+    if suffix in (".json", ".jsonl"):
+        return _objects(path)
     if suffix in (".csv", ".tsv"):
         return _columns(path, "," if suffix == ".csv" else "\t")
     raise ValueError(f"{path}: cannot read {suffix!r}; use .json, .jsonl, .csv, .tsv or .parquet")
@@ -51,76 +52,45 @@ def read_json(path: Path) -> Any:
         ValueError: Naming the file, if it is not JSON in UTF-8.
     """
     try:
-        return json.loads(read_text(path), parse_constant=_no_number)
+        return loads(read_text(path))
     except RecursionError:
         raise ValueError(f"{path}: not valid JSON (nested too deep)") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from None
 
 
-def read_text(path: Path) -> str:
-    """Return a file's text, without a byte order mark; raise ValueError if it is not UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from None
-
-
-def _row(place: str, fields: Any) -> TableRow:
-    if isinstance(fields, Mapping):
-        return TableRow(place, fields)
-    return TableRow(place, ValueError(f"a row must be an object, not {type(fields).__name__}"))
-
-
-def _json(path: Path) -> Iterator[TableRow]:
-    data = read_json(path)
-    if isinstance(data, Mapping):
-        for key, fields in data.items():
-            kept = {**fields, KEY: key} if isinstance(fields, Mapping) else {KEY: key, "": fields}
-            yield TableRow(f"{path}, {key!r}", kept)
-        return
-    if not isinstance(data, list):
-        raise ValueError(f"{path}: holds {type(data).__name__}, not a list of rows")
-    for i, fields in enumerate(data):
-        yield _row(f"{path}, record {i}", fields)
-
-
-def _lines(path: Path) -> Iterator[TableRow]:
-    # Not splitlines(): it also splits at characters such as U+2028 that JSON strings may hold.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            yield _row(place, json.loads(line, parse_constant=_no_number))
-        except (ValueError, RecursionError) as error:
-            yield TableRow(place, ValueError(f"not valid JSON ({error})"))
+def _objects(path: Path) -> Iterator[TableRow]:
+    for place, fields in read_records(path):
+        if not isinstance(fields, (Mapping, ValueError)):
+            fields = ValueError(f"a row must be an object, not {type(fields).__name__}")
+        yield TableRow(place, fields)
 
 
 def _columns(path: Path, delimiter: str) -> Iterator[TableRow]:
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
-    if not reader.fieldnames:
-        raise ValueError(f"{path}: empty; the first line must name the columns")
+    limit = csv.field_size_limit(_NO_LIMIT)  # a cell beyond it would end the file, not its row
     try:
-        for fields in reader:
-            place = f"{path}, line {reader.line_num}"
-            if None in fields or None in fields.values():
-                count = len(reader.fieldnames)
-                yield TableRow(place, ValueError(f"not {count} columns, as the first line has"))
-                continue
-            yield TableRow(place, {name: _literal(value) for name, value in fields.items()})
+        names = reader.fieldnames
+        rows = [(f"{path}, line {reader.line_num}", fields) for fields in reader]
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
-
-
-def _literal(text: str) -> Any:
-    """Read a list as VLMEvalKit's TSV files write them (a Python literal)."""
-    if text[:1] == "[" and text[-1:] == "]":
-        try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return text
-    return text
+    finally:
+        csv.field_size_limit(limit)
+    if not names:
+        raise ValueError(f"{path}: empty; the first line must name the columns")
+    for place, fields in rows:
+        if None in fields or None in fields.values():
+            yield TableRow(place, ValueError(f"not {len(names)} columns, as the first line has"))
+        elif long := [name for name, value in fields.items() if len(value) > limit]:
+            length = len(fields[long[0]])
+            yield TableRow(
+                place,
+                ValueError(
+                    f"{long[0]} has {length:,} characters, more than {limit:,}; is a quote open?"
+                ),
+            )
+        else:
+            yield TableRow(place, {name: read_literal(value) for name, value in fields.items()})
 
 
 def _parquet(path: Path) -> Iterator[TableRow]:
@@ -141,7 +111,3 @@ def _parquet(path: Path) -> Iterator[TableRow]:
 def _finite(value: Any) -> Any:
     """Read NaN, by which pandas writes what is missing, as null: records must be strict JSON."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _no_number(name: str) -> None:
-    """Read the NaN and Infinity that Python writes into JSON as null: records must be strict."""

@@ -45,7 +45,9 @@ def choose(segments: Sequence[Sequence[float]], duration_s: float, key: str) -> 
     share = sum(end - start for start, end in segments) / duration_s
     if share > MOST_RELEVANT:
         raise Defect(
-            "mostly_relevant", f"the segments cover {share:.0%} of the video; half is the most"
+            "mostly_relevant",
+            f"the segments cover {share:.0%} of the video; half is the most",
+            meant=True,
         )
     start_s, end_s = max(segments, key=lambda segment: segment[1] - segment[0])
     ranges = [(start_s, end_s), *_others(segments, end_s - start_s, duration_s, key)]
@@ -63,7 +65,9 @@ def _others(
     slots = [gap for gap in gaps for _ in range(int((gap[1] - gap[0]) // length_s))]
     if len(slots) < CHOICES - 1:
         raise Defect(
-            "no_room", f"beside the segments there is no room for three others of {length_s:g} s"
+            "no_room",
+            f"beside the segments there is no room for three others of {length_s:g} s",
+            meant=True,
         )
     drawn = sorted(range(len(slots)), key=lambda i: _draw(f"{key}:slot:{i}"))[: CHOICES - 1]
     found = []

@@ -12,12 +12,17 @@ from typing import Any
 
 from benchmarks.datasets.dataset import Archive, Converted, Dataset, Source, Split, converted
 
+PER_VIDEO = 3  # questions
 _GROUPS = ("duration", "domain", "sub_category", "task_type")
 _OWN = ("questions", "duration", "response", "index", "video_path")
 
 
 def _convert(source: Source) -> Iterator[Converted]:
-    for place, fields in source.rows():
+    rows = list(source.rows())
+    ids = _ids([fields for _, fields in rows if isinstance(fields, Mapping)])
+    for place, fields in rows:
+        if isinstance(fields, Mapping) and "question_id" not in fields:
+            fields = {**fields, **ids.get(str(fields.get("index")), {})}
         if isinstance(fields, Mapping) and isinstance(nested := fields.get("questions"), list):
             # The official result format: an item a video, with its questions inside.
             for i, question in enumerate(nested):
@@ -25,6 +30,33 @@ def _convert(source: Source) -> Iterator[Converted]:
                 yield converted(f"{place}, question {i}", inner, _record)
         else:
             yield converted(place, fields, _record)
+
+
+def _ids(rows: list[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Return the official names of rows that VLMEvalKit numbers, by their number.
+
+    Its ``index`` is the place in the official file, which asks three questions about each video.
+    Where the numbers and the videos do not agree with that, no row gets a name.
+    """
+    numbers: dict[str, int] = {}
+    videos: dict[int, str] = {}
+    for fields in rows:
+        index = str(fields.get("index", ""))
+        if not index.isdecimal() or "question_id" in fields:
+            return {}
+        numbers[index] = int(index)
+        video = str(fields.get("video"))
+        if videos.setdefault(int(index) // PER_VIDEO, video) != video:
+            return {}
+    if len(set(videos.values())) < len(videos):
+        return {}
+    return {
+        index: {
+            "question_id": f"{number // PER_VIDEO + 1:03d}-{number % PER_VIDEO + 1}",
+            "video_id": f"{number // PER_VIDEO + 1:03d}",
+        }
+        for index, number in numbers.items()
+    }
 
 
 def _record(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,7 +111,7 @@ VIDEOMME = Dataset(
         "datasets--lmms-lab--Video-MME",
         "datasets--lmms-eval--Video-MME",
     ),
-    folders=("data", "video", "videos"),
+    folders=("data", "video", "videos", "videos/data"),
     archives=(
         Archive("videos_chunked_*.zip", "for f in videos_chunked_*.zip; do unzip -n $f; done"),
     ),

@@ -27,10 +27,16 @@ def video_r1(fields: Mapping[str, Any]) -> dict[str, Any]:
         Defect: If it is about an image, or asks for anything but a choice.
     """
     if (medium := fields.get("data_type", "video")) != "video":
-        raise Defect("not_a_video", f"data_type={medium!r}; only videos can be looked at")
+        raise Defect(
+            "not_a_video", f"data_type={medium!r}; only videos can be looked at", meant=True
+        )
     kind = fields.get("problem_type")
     if kind is not None and str(kind).lower() not in _CHOICE:
-        raise Defect("not_multiple_choice", f"problem_type={kind!r} has no options to choose from")
+        raise Defect(
+            "not_multiple_choice",
+            f"problem_type={kind!r} has no options to choose from",
+            meant=True,
+        )
     question, options = _question(fields)
     duration_s = number(fields.get("duration"))
     windows = next((fields[name] for name in SEGMENTS if fields.get(name)), None)

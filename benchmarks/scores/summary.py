@@ -239,6 +239,7 @@ def summarize(
         "chance": mean([question.chance for question in asked], sheet.scored),
         "return": _returns(asked, sheet),
         "grounding": _grounding(asked, sheet),
+        "grounding_missing": _why_no_grounding(asked, dataset),
         "cost": costs(records, run.costs),
         "behaviour": behaviour(records),
         "trouble": trouble(records),
@@ -332,6 +333,19 @@ def _grounding(asked: Sequence[Question], sheet: Sheet) -> dict[str, Any] | None
         return {**dict(zip(values, found, strict=True)), "n": n}
 
     return {**estimates(every), "official": estimates(there * 1.0) if there.any() else None}
+
+
+def _why_no_grounding(asked: Sequence[Question], dataset: Dataset | None) -> str:
+    """Return why a benchmark with segments has no grounding metrics in this run, or ""."""
+    segments_from = getattr(dataset, "segments_from", "")
+    if not segments_from:
+        return ""
+    if any(record.task["segments_s"] for question in asked for record in question.records):
+        return ""
+    return (
+        f"no grounding metrics: none of {len(asked)} questions has segments; they come from "
+        f"{segments_from}, which was not there"
+    )
 
 
 def _estimate(value: float | None, ends: tuple[float, float] | None) -> dict[str, Any]:
