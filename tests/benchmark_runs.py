@@ -33,7 +33,7 @@ def make_card(policy: str = "model", *, tasks: int = 4, **changes: Any) -> Card:
         "tasks": tasks,
         "digest": "0" * 12,
         "annotation": {"test.parquet": "1" * 12},
-        "options": {"where": {}, "shuffle_options": None},
+        "options": {"where": {}, "shuffle_options": None, "subtitles": "none"},
     }
     settings = dict(SETTINGS)
     protocol: dict[str, Any] = {
