@@ -210,7 +210,8 @@ def _cautions(section: Section) -> Iterator[Block]:
         if section.suite[0] == "nextgqa":
             text += (
                 " Annotated spans that end after the video's duration, which is in whole seconds, "
-                "are cut there; the script takes them as they are."
+                "are cut there; the script takes them as they are, and so does the table of its "
+                "measures."
             )
         yield Text(text, "note")
     oracles = [entry.name for entry in section.entries if "oracle" in entry.policy]
