@@ -324,24 +324,36 @@ def knob_table(sections: Sequence[Section]) -> Table:
 
 
 def lined_up_table(sections: Sequence[Section]) -> Table:
-    """Return the runs of several protocols over the same questions; returns if rewards differ."""
+    """Return the runs of several protocols over the same questions.
+
+    The control, and the chance that goes with it, have columns if they differ; so have returns if
+    rewards do.
+    """
     rewards = [section.protocol.get("settings", {}).get("reward") for section in sections]
+    controls = [str(section.protocol.get("control", "none")) for section in sections]
     paid = any(reward != rewards[0] for reward in rewards)
+    controlled = any(control != controls[0] for control in controls)
     rows = []
-    for section in sections:
+    for section, control in zip(sections, controls, strict=True):
         for entry in section.entries:
             summary = entry.summary
-            rows.append(
-                (
-                    *(section.letter, entry.label, entry.policy, str(frame_budget(section))),
-                    number(summary["cost"].get("frames_shown"), 1),
-                    *(percent(summary["accuracy"]), str(summary["scored"]), str(entry.faults)),
-                    *([_return(summary["return"])] if paid else []),
-                )
-            )
-    header = ("section", "run", "policy", "frame budget", "frames shown", "accuracy, %", "n")
-    header = (*header, "faults", *(["mean return"] if paid else []))
-    return Table(header, tuple(rows), (0, 1, 2), "Runs of different protocols")
+            cells = [section.letter, entry.label, entry.policy]
+            cells += [control] if controlled else []
+            cells += [str(frame_budget(section)), number(summary["cost"].get("frames_shown"), 1)]
+            cells += [percent(summary["accuracy"])]
+            cells += [percent(summary["chance"])] if controlled else []
+            cells += [str(summary["scored"]), str(entry.faults)]
+            cells += [_return(summary["return"])] if paid else []
+            rows.append(tuple(cells))
+    header = ["section", "run", "policy", *(["control"] if controlled else [])]
+    texts = tuple(range(len(header)))
+    header += ["frame budget", "frames shown", "accuracy, %"]
+    header += ["chance, %"] if controlled else []
+    header += ["n", "faults", *(["mean return"] if paid else [])]
+    caption = "Runs of different protocols"
+    if "circular" in controls:
+        caption += "; under circular, a question is right if every order of its options is"
+    return Table(tuple(header), tuple(rows), texts, caption)
 
 
 def published_table(section: Section) -> Table:
