@@ -10,6 +10,7 @@ import argparse
 import functools
 import json
 import os
+import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ _EXTRAS = {
     **dict.fromkeys(("scipy", "matplotlib"), "study"),
     **dict.fromkeys(("stable_baselines3", "sb3_contrib"), "sb3"),
 }
+_PIPE = 128 + 13  # of a program that SIGPIPE ends, as shells say it
 CONFIG = "config.json"  # in the directory of every run: what --config takes back
 
 
@@ -40,21 +42,59 @@ class Parser(argparse.ArgumentParser):
 def as_command(function: Callable[[Sequence[str]], int]) -> Callable[..., int]:
     """Make the ``main`` of a command: it takes words, by default those of the command line.
 
-    What is wrong with them is printed as one line, and gives the exit code 2.
+    What is wrong with them is printed as one line, and gives the exit code 2. Where whoever reads
+    the output has gone (``| head``), the command ends without a word and with the exit code 141.
     """
 
-    @functools.wraps(function)
-    def main(arguments: Sequence[str] | None = None) -> int:
+    def run(arguments: Sequence[str] | None) -> int:
         try:
             return function(sys.argv[1:] if arguments is None else arguments)
         except SystemExit as end:  # of a parser that has said why, or has printed its help
             return end.code if isinstance(end.code, int) else int(end.code is not None)
         except ModuleNotFoundError as error:
             return fail(missing(error))
+        except BrokenPipeError:
+            raise
         except (ValueError, OSError, ImportError) as error:
             return fail(error)
 
+    @functools.wraps(function)
+    def main(arguments: Sequence[str] | None = None) -> int:
+        try:
+            code = run(arguments)
+            print(end="", flush=True)
+        except BrokenPipeError as error:
+            return _PIPE if _muted() else fail(error)
+        return code
+
     return main
+
+
+def _muted() -> bool:
+    """Let what nobody reads go nowhere; return whether that is so of stdout or stderr.
+
+    What is buffered is written when the process ends, and would complain then.
+    """
+    muted = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            file = stream.fileno()
+        except (AttributeError, OSError, ValueError):  # there is none, or it is no file
+            continue
+        if _has_no_reader(file):
+            muted = True
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, file)
+            os.close(nowhere)
+    return muted
+
+
+def _has_no_reader(file: int) -> bool:
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(file, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def missing(error: ModuleNotFoundError) -> str:
