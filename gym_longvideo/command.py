@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 _EXTRAS = {
     **dict.fromkeys(("agents", "torch", "transformers", "peft", "accelerate", "tyro"), "agents"),
-    **dict.fromkeys(("benchmarks", "torchmetrics", "pyarrow", "openai"), "benchmarks"),
+    **dict.fromkeys(("benchmarks", "torchmetrics", "pyarrow", "openai", "jinja2"), "benchmarks"),
     **dict.fromkeys(("scipy", "matplotlib"), "study"),
     **dict.fromkeys(("stable_baselines3", "sb3_contrib"), "sb3"),
 }
