@@ -131,8 +131,8 @@ def _first_fault(entry: Entry) -> str:
 
 
 def _section(section: Section, *, alone: bool) -> Iterator[Block]:
-    title = foreign(section.title)
-    yield Heading(2, title if alone else f"Section {section.letter}: {title}")
+    title = section.title if alone else f"Section {section.letter}: {section.title}"
+    yield Heading(2, title)
     yield Text(_protocol(section))
     yield from _cautions(section)
     yield accuracy_table(section)
@@ -310,7 +310,9 @@ def _lined_up(group: Sequence[Section]) -> Iterator[Block]:
     for i, family in enumerate(families):
         area = budget_curve([entry.summary for _, entry in family])["auc"]
         if area is not None:
-            areas.append(f"{foreign(_family_name(families, i))} {percent(area)}")
+            policy = family[0][1].policy
+            rest = _family_name(families, i).removeprefix(policy)
+            areas.append(f"{foreign(policy)}{rest} {percent(area)}")
     if areas:
         yield Text(
             f"Mean accuracy over the frames shown (area under the curve), %: {'; '.join(areas)}."

@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.card import Card, CardMismatch, require_same
 from benchmarks.controls import as_annotated, reorders
 from benchmarks.registry import dataset_of
+from benchmarks.report.isolates import foreign
 from benchmarks.runs import Run, read_run
 from benchmarks.scores.questions import questions
 from benchmarks.scores.summary import summarize
@@ -128,10 +129,10 @@ class Section:
 
     @property
     def title(self) -> str:
-        """Suite, split and control."""
-        name, split, _ = self.suite
+        """Suite, split and control, each marked as foreign."""
         control = self.protocol.get("control", "none")
-        return f"{name}, {split}" + ("" if control == "none" else f", control: {control}")
+        name, split, played = map(foreign, (*self.suite[:2], control))
+        return f"{name}, {split}" + ("" if control == "none" else f", control: {played}")
 
 
 def read_entries(runs: Sequence[str | Path]) -> list[Entry]:

@@ -18,7 +18,7 @@ LIGHT: Palette = {
     "bad": "#a8321c",
     "warn": "#fff2d6",
     "warn-ink": "#6b4300",
-    "warn-edge": "#d99a1f",
+    "warn-edge": "#b57608",
     "segment": "#00a277",
     "retrieval": "#3f8fd0",
     # runs
@@ -41,7 +41,7 @@ DARK: Palette = {
     "warn-ink": "#ffdf9e",
     "warn-edge": "#c98f1e",
     "segment": "#35c79a",
-    "retrieval": "#56a9e0",
+    "retrieval": "#3a7fb5",
     "s0": "#56a9e0",
     "s1": "#f0884a",
     "s2": "#35c79a",

@@ -60,6 +60,11 @@ SKIPPING = ("lvbench", "nextgqa")
 UNOFFICIAL = ("IoU@0.7", "set_iou", "ungrounded_given_correct")
 
 
+def labelled(entry: Entry) -> str:
+    """Return the label of a run, of which the name alone is foreign."""
+    return foreign(entry.name) + entry.label.removeprefix(entry.name)
+
+
 def skipping(section: Section) -> str | None:
     """Return the title of a benchmark whose own script leaves unanswered questions out."""
     dataset = dataset_of(section.card)
@@ -75,7 +80,7 @@ def run_table(sections: Sequence[Section]) -> Table:
             episodes = f"{entry.episodes:,} of {entry.expected:,}"
             rows.append(
                 (
-                    *(section.letter, *map(foreign, (entry.name, entry.policy, section.title))),
+                    *(section.letter, *(foreign(entry.name), foreign(entry.policy), section.title)),
                     *(episodes, str(entry.faults), state),
                     *(section.card.protocol_hash, entry.card.hash),
                 )
@@ -99,7 +104,7 @@ def accuracy_table(section: Section) -> Table:
     rows = []
     for entry in section.entries:
         summary = entry.summary
-        cells = [foreign(entry.label), foreign(entry.policy), percent(summary["accuracy"])]
+        cells = [labelled(entry), foreign(entry.policy), percent(summary["accuracy"])]
         cells += [str(summary["scored"]), str(entry.faults)]
         if title is not None:
             answered = summary["accuracy_answered"]
@@ -141,7 +146,7 @@ def difference_table(section: Section) -> Table:
         pairs, others_files = found["discordant"], found["other_videos"]
         rows.append(
             (
-                f"{foreign(entry.label)} - {foreign(first.label)}"
+                f"{labelled(entry)} - {labelled(first)}"
                 + (f" [{others_files} about other video files]" if others_files else ""),
                 percent(found["difference"]),
                 *(str(pairs["only_b"]), str(pairs["only_a"]), str(found["questions"])),
@@ -184,7 +189,7 @@ def group_table(section: Section, group: str, *, answered: bool = False) -> Tabl
         rows.append(tuple(cells))
     header = [group]
     for entry in section.entries:
-        header += [f"{foreign(entry.label)}, %", "n"]
+        header += [f"{labelled(entry)}, %", "n"]
     caption = f"Accuracy by {group.replace('_', ' ')}"
     if answered:
         caption += f", unanswered questions left out, as the script of {skipping(section)} does"
@@ -213,7 +218,7 @@ def grounding_table(section: Section, *, official: bool = False) -> Table | None
         if not (official and name in UNOFFICIAL):
             rows.append((heading, *(percent(each.get(name)) for each in found)))
     rows.append(("n", *(str(_count(each["n"])) if each else DASH for each in found)))
-    header = ("measure", *(f"{foreign(entry.label)}, %" for entry in entries))
+    header = ("measure", *(f"{labelled(entry)}, %" for entry in entries))
     return Table(header, tuple(rows), (0,), caption)
 
 
@@ -225,7 +230,7 @@ def cost_table(section: Section) -> Table:
         if any(value is not None for value in values):
             rows.append((heading, *(number(value, digits) for value in values)))
     rows.append(("n", *(str(entry.summary["episodes"]) for entry in section.entries)))
-    header = ("mean of an episode", *(foreign(entry.label) for entry in section.entries))
+    header = ("mean of an episode", *(labelled(entry) for entry in section.entries))
     return Table(header, tuple(rows), (0,), "Cost; seconds are those of the machine that ran it")
 
 
@@ -236,7 +241,7 @@ def behaviour_table(section: Section) -> Table:
         values = [entry.summary["behaviour"].get(name) for entry in section.entries]
         rows.append((heading, *(percent(value) for value in values)))
     rows.append(("n, episodes", *(str(entry.summary["episodes"]) for entry in section.entries)))
-    header = ("share, %", *(foreign(entry.label) for entry in section.entries))
+    header = ("share, %", *(labelled(entry) for entry in section.entries))
     return Table(header, tuple(rows), (0,), "Behaviour")
 
 
@@ -262,7 +267,7 @@ def lined_up_table(sections: Sequence[Section]) -> Table:
     for section, control in zip(sections, controls, strict=True):
         for entry in section.entries:
             summary = entry.summary
-            cells = [section.letter, foreign(entry.label), foreign(entry.policy)]
+            cells = [section.letter, labelled(entry), foreign(entry.policy)]
             cells += [control] if controlled else []
             cells += [str(frame_budget(section)), number(summary["cost"].get("frames_shown"), 1)]
             cells += [percent(summary["accuracy"])]
@@ -327,7 +332,7 @@ def _own(
     summary = entry.summary
     parts = [summary["groups"].get(group, {}).get(value) for group, value in groups]
     return (
-        f"{foreign(entry.label)} ({foreign(entry.policy)})",
+        f"{labelled(entry)} ({foreign(entry.policy)})",
         *(str(settings.get("frame_budget")), str(settings.get("max_turns"))),
         *(percent(part) for part in (summary["accuracy"], *parts)),
         str(summary["scored"]),
