@@ -66,12 +66,16 @@ def csv_tables(sections: Sequence[Section]) -> dict[str, str]:
 
 
 def _text(columns: Sequence[str], rows: Iterator[Row]) -> str:
+    lines = [_line(columns, dict(zip(columns, columns, strict=True)))]
+    lines += [_line(columns, {key: _cell(value) for key, value in row.items()}) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _line(columns: Sequence[str], row: Row) -> str:
+    # The csv of Python 3.11 quotes a carriage return only where lines end with one.
     out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: _cell(value) for key, value in row.items()})
-    return out.getvalue()
+    csv.DictWriter(out, columns, lineterminator="\r\n").writerow(row)
+    return out.getvalue().removesuffix("\r\n")
 
 
 def _cell(value: Any) -> Any:
