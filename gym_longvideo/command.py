@@ -7,6 +7,7 @@ Commands of this package are built on argparse, those that need torch or pyarrow
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -136,16 +137,29 @@ def check_directory(path: str | os.PathLike[str]) -> None:
         ValueError: If that is not possible, saying why.
     """
     directory = Path(path)
-    made = [each for each in (directory, *directory.parents) if not each.exists()]
+    made = missing_directories(directory)
     probe = directory / ".probe.part"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
-        probe.unlink()
-        for each in made:
-            each.rmdir()
     except OSError as error:
         raise ValueError(f"out={str(path)!r} cannot be written to: {error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+        remove_empty(made)
+
+
+def missing_directories(directory: Path) -> list[Path]:
+    """Return which of a directory and those above it do not exist, the deepest first."""
+    return [each for each in (directory, *directory.parents) if not each.exists()]
+
+
+def remove_empty(directories: Sequence[Path]) -> None:
+    """Remove those of some directories, the deepest first, that are there and empty."""
+    for each in directories:
+        with contextlib.suppress(OSError):
+            each.rmdir()
 
 
 def write_config(directory: str | Path, values: Mapping[str, Any]) -> None:

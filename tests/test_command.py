@@ -15,6 +15,7 @@ from agents.config import TrainConfig, make_train_config
 from benchmarks.evaluate_config import EvaluateConfig
 from gym_longvideo import __main__ as cli
 from gym_longvideo.__main__ import COMMANDS, main
+from gym_longvideo.command import check_directory
 
 ROOT = Path(__file__).parents[1]
 RUN = Path(__file__).parent / "golden" / "run-tiny"
@@ -108,6 +109,17 @@ def test_a_missing_extra_is_named(monkeypatch, capsys):
         "error: longvideo train needs what is not there: torch is not installed: "
         'pip install "gym-longvideo[agents]"\n'
     )
+
+
+def test_a_directory_that_cannot_be_written_to_is_not_left_behind(tmp_path, monkeypatch):
+    def full(path, data):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ValueError, match=r"a/b' cannot be written to: .*No space left"):
+        check_directory(tmp_path / "a" / "b")
+    assert not any(tmp_path.iterdir())
 
 
 LOUD = """

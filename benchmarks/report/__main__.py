@@ -25,7 +25,7 @@ from benchmarks.report.document import build
 from benchmarks.report.html_page import render_html
 from benchmarks.report.markdown import render_markdown
 from benchmarks.report.sections import make_sections, read_entries
-from gym_longvideo.command import as_command, check_directory
+from gym_longvideo.command import as_command, check_directory, missing_directories, remove_empty
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def write_report(
 
 def _write(directory: Path, texts: Mapping[str, str]) -> dict[str, Path]:
     """Write all files, or leave everything as it was."""
-    made = [each for each in (directory, *directory.parents) if not each.exists()]
+    made = missing_directories(directory)
     drafts = {name: directory / f".{name}.part" for name in texts}
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -86,11 +86,10 @@ def _write(directory: Path, texts: Mapping[str, str]) -> dict[str, Path]:
         for name, draft in drafts.items():
             os.replace(draft, directory / name)
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            for draft in drafts.values():
-                draft.unlink(missing_ok=True)
-            for each in made:
-                each.rmdir()  # which takes empty ones alone
+        for draft in drafts.values():
+            with contextlib.suppress(OSError):
+                draft.unlink()
+        remove_empty(made)
         if isinstance(error, OSError):
             raise OSError(f"--out {directory} cannot be written to: {error}") from None
         raise
