@@ -1,11 +1,13 @@
 """Compare two runs question by question, or merge the parts of one.
 
     longvideo compare RUN_A RUN_B --across settings.max_turns
+    longvideo compare RUN RUN_SHUFFLED --across control
 
-Only the policy may differ, and the knobs that are named. A difference is B - A over the questions
-that both have; its 95 % interval comes from resampling videos, so that it holds although questions
-about one video are alike. The p-value of the discordant pairs (exact McNemar) stands beside as an
-extra: it takes questions for independent.
+Only the policy may differ, and the knobs that are named; "control" stands for all that follows from
+a control, and the questions must then be the same but for the order of their options. A difference
+is B - A over the questions that both have; its 95 % interval comes from resampling videos, so that
+it holds although questions about one video are alike. The p-value of the discordant pairs (exact
+McNemar) stands beside as an extra: it takes questions for independent.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.card import require_same
-from benchmarks.controls import record_key
+from benchmarks.card import Card, CardMismatch, require_same
+from benchmarks.controls import as_annotated, control_knobs, record_key
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.registry import dataset_of
 from benchmarks.scores.bootstrap import mcnemar
@@ -29,6 +31,7 @@ from gym_longvideo.record import EpisodeRecord
 
 FORMAT = 1
 VIDEOS = "videos"  # stands in ``across`` for video files of another size
+CONTROL = "control"  # stands in it for all that follows from a control, too
 _WITHIN = (-1.0, 1.0)
 
 
@@ -52,11 +55,11 @@ def compare(
 
     Raises:
         CardMismatch: If knobs differ that ``across`` does not name.
-        ValueError: If the runs have no scored question in common, or were asked about other video
-            files and ``across`` does not say "videos".
+        ValueError: If the runs have no scored question in common, were asked about other video
+            files and ``across`` does not say "videos", or, where it says "control", if a question
+            is another one.
     """
-    named = [knob for knob in across if knob != VIDEOS]
-    varied = require_same([a.card, b.card], across=named)
+    varied = _varied((a.card, b.card), [knob for knob in across if knob != VIDEOS])
     asked_a = {question.task_id: question for question in questions(a.records) if question.scored}
     asked_b = {question.task_id: question for question in questions(b.records) if question.scored}
     common = [task_id for task_id in asked_a if task_id in asked_b]
@@ -65,6 +68,8 @@ def compare(
             f"the runs have no scored question in common ({len(asked_a)} and {len(asked_b)} "
             "scored); let both play the same tasks"
         )
+    if CONTROL in across:
+        _require_same_questions(a, b)
     others = [task_id for task_id in common if _other_video(asked_a[task_id], asked_b[task_id])]
     if others and VIDEOS not in across:
         raise ValueError(
@@ -100,6 +105,48 @@ def compare(
         "discordant": {"only_a": only_a, "only_b": only_b},
         "mcnemar_p": mcnemar(only_a, only_b),
     }
+
+
+def _varied(cards: Sequence[Card], across: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the knobs that may and do differ, or refuse."""
+    if CONTROL in across:
+        following = control_knobs(card.protocol for card in cards)
+        try:
+            require_same(cards)
+        except CardMismatch as error:
+            across = [*across, *sorted(following & error.knobs.keys())]
+    try:
+        return require_same(cards, across=across)
+    except CardMismatch as error:
+        if CONTROL not in error.knobs:
+            raise
+        advice = f"{CONTROL!r} stands for all that follows from a control"
+        raise CardMismatch(f"{error}\n{advice}", error.knobs) from None
+
+
+def _require_same_questions(a: RunLike, b: RunLike) -> None:
+    """Refuse runs of other questions, where controls have made the digests differ."""
+    asked_a, asked_b = (
+        {question.task_id: question.records[0] for question in questions(run.records)}
+        for run in (a, b)
+    )
+    if (lone := asked_a.keys() ^ asked_b.keys()) and _complete(a) and _complete(b):
+        raise ValueError(
+            f"the runs put other questions: {len(lone)} are in one of them alone (the first: "
+            f"{min(lone)!r}); play both over one annotation"
+        )
+    for task_id in sorted(asked_a.keys() & asked_b.keys()):
+        one, other = as_annotated(asked_a[task_id]), as_annotated(asked_b[task_id])
+        for name, value in one.items():
+            if value != other[name]:
+                raise ValueError(
+                    f"question {task_id!r} is another one in the second run ({name}: {value!r} and "
+                    f"{other[name]!r}); play both over one annotation"
+                )
+
+
+def _complete(run: RunLike) -> bool:
+    return len(run.records) == run.card.protocol["suite"].get("tasks")
 
 
 def _bytes(question: Question) -> Any:
@@ -185,7 +232,8 @@ class CompareConfig:
     Attributes:
         run_a: Directory of run A.
         run_b: Directory of run B.
-        across: Knobs that are meant to differ, e.g. settings.max_turns; "videos" for other files.
+        across: Knobs that are meant to differ, e.g. settings.max_turns; "control" for all that
+            follows from a control, "videos" for other files.
         out: Where to write the comparison as JSON.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from gym_longvideo import checks
@@ -25,6 +26,19 @@ CONTROLS: tuple[str, ...] = get_args(Control)
 _SETTINGS: dict[str, dict[str, Any]] = {
     "blind": {"overview_frames": 0, "max_turns": 1},
     "single_frame": {"overview_frames": 1, "max_turns": 1, "frame_budget": None},
+}
+# Knobs of a card that follow from a control, beside "control". Where the only turn shows nothing or
+# one frame, a budget buys nothing; the prompt says how many turns there are.
+_LOOK = (
+    *("settings.overview_frames", "settings.frames_per_retrieval", "settings.frame_budget"),
+    *("settings.max_turns", "prompt_digest"),
+)
+_SHUFFLE = "suite.options.shuffle_options"
+_FOLLOWING: dict[str, tuple[str, ...]] = {
+    "blind": _LOOK,
+    "single_frame": _LOOK,
+    "shuffled": ("suite.digest",),
+    "circular": ("suite.digest", "suite.tasks"),
 }
 
 
@@ -47,6 +61,34 @@ def control_settings(control: str, settings: dict[str, Any]) -> dict[str, Any]:
         # Nothing is ever retrieved in the only turn, but the budget is made of both parts.
         changed["frames_per_retrieval"] = settings.get("frames_per_retrieval") or 1
     return changed
+
+
+def control_knobs(protocols: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """Return the knobs in which cards may differ because of their controls alone.
+
+    An order of options that the suite itself shuffles (``shuffle_options``) is one too. Where a
+    digest is among the knobs, questions are to be compared one by one (``as_annotated``).
+
+    Args:
+        protocols: ``Card.protocol`` of each.
+    """
+    knobs = {"control"}
+    seeds = set()
+    for protocol in protocols:
+        knobs |= set(_FOLLOWING.get(str(protocol.get("control")), ()))
+        seeds.add((protocol.get("suite", {}).get("options") or {}).get("shuffle_options"))
+    return frozenset(knobs | ({_SHUFFLE, "suite.digest"} if len(seeds) > 1 else set()))
+
+
+def reorders(protocol: Mapping[str, Any]) -> bool:
+    """Return whether options stand in another order than the annotation has them.
+
+    Args:
+        protocol: ``Card.protocol``.
+    """
+    options = protocol.get("suite", {}).get("options") or {}
+    control = protocol.get("control")
+    return control in ("shuffled", "circular") or options.get("shuffle_options") is not None
 
 
 def chosen(suite: Suite, episodes: int | None, seed: int = 0) -> list[int]:
@@ -227,3 +269,35 @@ def rotation_of(record: EpisodeRecord) -> tuple[str, int | None]:
             f"record {record.task['task_id']!r}: meta.circular={circular!r} is not [task_id, "
             "rotation]"
         ) from None
+
+
+def as_annotated(record: EpisodeRecord) -> dict[str, Any]:
+    """Return what an episode asked, with the options in the order of the annotation.
+
+    Whatever a control or ``shuffle_options`` does to a question, this stays the same.
+
+    Returns:
+        "question", "options", "answer_index", "segments_s" and "video" (its id).
+
+    Raises:
+        ValueError: If ``meta`` says of the order of options what cannot be.
+    """
+    task, meta = record.task, record.task["meta"]
+    options, answer, video = task["options"], task["answer_index"], str(task["video_id"])
+    places = range(len(options))
+    rotation = rotation_of(record)[1] or 0
+    stood = meta.get("shuffled", places)
+    if not isinstance(stood, (list, tuple, range)) or set(stood) != set(places):
+        raise ValueError(
+            f"record {task['task_id']!r}: meta.shuffled={stood!r} does not say where each of its "
+            f"{len(options)} options stood"
+        )
+    order = [stood[(place + rotation) % len(options)] for place in places]
+    return {
+        "question": task["question"],
+        "options": [options[order.index(place)] for place in places],
+        "answer_index": None if answer is None else order[answer],
+        "segments_s": [list(segment) for segment in task["segments_s"]],
+        # Elsewhere, the same files have another path.
+        "video": os.path.basename(video) if os.path.isabs(video) else video,
+    }

@@ -133,11 +133,13 @@ def evaluate(
     from benchmarks.scores.summary import summarize  # heavy
 
     loaded = suite_to_play(suite, split=split, options=suite_options)
-    for what in ("invalid", "missing"):
-        if found := len(getattr(loaded, what, ())):
-            _log.warning("%d %s in the suite; longvideo validate says more", found,
-                         "rows were left out" if what == "invalid" else "videos are missing"
-                         )  # fmt: skip
+    if left_out := len(getattr(loaded, "invalid", ())):
+        _log.warning("%d rows were left out of the suite; longvideo validate says more", left_out)
+    if missing := len(getattr(loaded, "missing", ())):  # one for each question, not for each video
+        _log.warning(
+            "%d of %d questions lack their video, which is missing; longvideo validate says more",
+            *(missing, len(loaded)),
+        )
     tasks = ControlledSuite(
         loaded,
         control,

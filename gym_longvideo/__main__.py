@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gym_longvideo import checks
-from gym_longvideo.command import fail, missing
+from gym_longvideo.command import as_command, fail, missing
 
 
 class Command(NamedTuple):
@@ -40,9 +40,10 @@ COMMANDS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@as_command
+def main(arguments: Sequence[str]) -> int:
     """Run a command; return its exit code, 2 for an unknown one or one that lacks its extra."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(arguments)
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return 0

@@ -7,9 +7,11 @@ Commands of this package are built on argparse, those that need torch or pyarrow
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import os
+import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +19,11 @@ from typing import Any, NoReturn
 
 _EXTRAS = {
     **dict.fromkeys(("agents", "torch", "transformers", "peft", "accelerate", "tyro"), "agents"),
-    **dict.fromkeys(("benchmarks", "torchmetrics", "pyarrow", "openai"), "benchmarks"),
+    **dict.fromkeys(("benchmarks", "torchmetrics", "pyarrow", "openai", "jinja2"), "benchmarks"),
     **dict.fromkeys(("scipy", "matplotlib"), "study"),
     **dict.fromkeys(("stable_baselines3", "sb3_contrib"), "sb3"),
 }
+_PIPE = 128 + 13  # of a program that SIGPIPE ends, as shells say it
 CONFIG = "config.json"  # in the directory of every run: what --config takes back
 
 
@@ -40,21 +43,59 @@ class Parser(argparse.ArgumentParser):
 def as_command(function: Callable[[Sequence[str]], int]) -> Callable[..., int]:
     """Make the ``main`` of a command: it takes words, by default those of the command line.
 
-    What is wrong with them is printed as one line, and gives the exit code 2.
+    What is wrong with them is printed as one line, and gives the exit code 2. Where whoever reads
+    the output has gone (``| head``), the command ends without a word and with the exit code 141.
     """
 
-    @functools.wraps(function)
-    def main(arguments: Sequence[str] | None = None) -> int:
+    def run(arguments: Sequence[str] | None) -> int:
         try:
             return function(sys.argv[1:] if arguments is None else arguments)
         except SystemExit as end:  # of a parser that has said why, or has printed its help
             return end.code if isinstance(end.code, int) else int(end.code is not None)
         except ModuleNotFoundError as error:
             return fail(missing(error))
+        except BrokenPipeError:
+            raise
         except (ValueError, OSError, ImportError) as error:
             return fail(error)
 
+    @functools.wraps(function)
+    def main(arguments: Sequence[str] | None = None) -> int:
+        try:
+            code = run(arguments)
+            print(end="", flush=True)
+        except BrokenPipeError as error:
+            return _PIPE if _muted() else fail(error)
+        return code
+
     return main
+
+
+def _muted() -> bool:
+    """Let what nobody reads go nowhere; return whether that is so of stdout or stderr.
+
+    What is buffered is written when the process ends, and would complain then.
+    """
+    muted = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            file = stream.fileno()
+        except (AttributeError, OSError, ValueError):  # there is none, or it is no file
+            continue
+        if _has_no_reader(file):
+            muted = True
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, file)
+            os.close(nowhere)
+    return muted
+
+
+def _has_no_reader(file: int) -> bool:
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(file, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def missing(error: ModuleNotFoundError) -> str:
@@ -96,16 +137,29 @@ def check_directory(path: str | os.PathLike[str]) -> None:
         ValueError: If that is not possible, saying why.
     """
     directory = Path(path)
-    made = [each for each in (directory, *directory.parents) if not each.exists()]
+    made = missing_directories(directory)
     probe = directory / ".probe.part"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
-        probe.unlink()
-        for each in made:
-            each.rmdir()
     except OSError as error:
         raise ValueError(f"out={str(path)!r} cannot be written to: {error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+        remove_empty(made)
+
+
+def missing_directories(directory: Path) -> list[Path]:
+    """Return which of a directory and those above it do not exist, the deepest first."""
+    return [each for each in (directory, *directory.parents) if not each.exists()]
+
+
+def remove_empty(directories: Sequence[Path]) -> None:
+    """Remove those of some directories, the deepest first, that are there and empty."""
+    for each in directories:
+        with contextlib.suppress(OSError):
+            each.rmdir()
 
 
 def write_config(directory: str | Path, values: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.card import Card
+from benchmarks.controls import record_key
 from benchmarks.runs import RunWriter
 from gym_longvideo.record import EpisodeRecord
 
@@ -33,7 +34,7 @@ def make_card(policy: str = "model", *, tasks: int = 4, **changes: Any) -> Card:
         "tasks": tasks,
         "digest": "0" * 12,
         "annotation": {"test.parquet": "1" * 12},
-        "options": {"where": {}, "shuffle_options": None},
+        "options": {"where": {}, "shuffle_options": None, "subtitles": "none"},
     }
     settings = dict(SETTINGS)
     protocol: dict[str, Any] = {
@@ -128,7 +129,7 @@ def write_run(
     with RunWriter(directory, card) as writer:
         for record in records:
             cost = {"frames_decoded": 12, "decode_s": 0.25, "generate_s": None, "requests": 2}
-            writer.add(record.task["task_id"], record, cost)
+            writer.add(record_key(record), record, cost)
         for i in range(faults):
             writer.fault(f"broken-{i}", "the endpoint <b>hangs</b>")
     return directory

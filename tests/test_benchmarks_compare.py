@@ -12,7 +12,9 @@ from benchmark_records import FakeRun, card, marks, record, run
 
 from benchmarks.card import CardMismatch
 from benchmarks.compare import compare, main, merge_runs, table
+from benchmarks.controls import rotated, shuffled
 from benchmarks.scores.summary import summarize
+from gym_longvideo.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +136,135 @@ def test_other_video_files_are_refused_unless_they_are_named():
     found = compare(one, two, across=["videos"])
     assert found["other_videos"] == 1
     assert "1 questions were asked about other video files" in table(found)
+
+
+OPTIONS = {"where": {}, "shuffle_options": None}
+SUITE = {"name": "made-up", "split": "test", "tasks": 3, "digest": "plain", "options": OPTIONS}
+TASKS = [Task(f"q{i}", f"q{i}.mp4", "Which?", tuple("wxyz"), 0, video_id=f"q{i}") for i in range(3)]
+
+
+def asked(tasks, pattern):
+    """Records of tasks as a control puts them, right or wrong as the pattern says."""
+    return [
+        record(
+            task.task_id,
+            task.answer_index if mark == "1" else (task.answer_index + 1) % 4,
+            expected=task.answer_index,
+            video=task.video_id,
+            meta=task.meta,
+            question=task.question,
+            texts=task.options,
+        )
+        for task, mark in zip(tasks, pattern, strict=True)
+    ]
+
+
+def of_control(control, tasks, pattern, *, settings=None, **suite):
+    changes = {} if settings is None else {"settings": {**card().protocol["settings"], **settings}}
+    made = {**SUITE, "tasks": len(tasks), **suite}
+    return run(asked(tasks, pattern), control=control, suite=made, **changes)
+
+
+PLAIN = of_control("none", TASKS, "110")
+CONTROLS = {
+    "shuffled": of_control("shuffled", [shuffled(t) for t in TASKS], "100", digest="s"),
+    "circular": of_control(
+        "circular", [rotated(t, r) for t in TASKS for r in range(4)], "111111100000", digest="c"
+    ),
+    "blind": of_control(*("blind", TASKS, "100"), settings={"max_turns": 1, "overview_frames": 0}),
+    "single_frame": of_control(
+        *("single_frame", TASKS, "100"),
+        settings={"max_turns": 1, "frame_budget": 1, "overview_frames": 1},
+    ),
+    "none": of_control(
+        *("none", [shuffled(t, 7) for t in TASKS], "100"),
+        digest="7",
+        options={**OPTIONS, "shuffle_options": 7},
+    ),
+}
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_control_is_one_word_whatever_follows_from_it(control):
+    found = compare(PLAIN, CONTROLS[control], across=["control"])
+    assert found["difference"]["value"] == pytest.approx(-1 / 3)
+    assert (found["questions"], found["only_a"], found["only_b"]) == (3, 0, 0)
+    assert control == "none" or found["across"]["control"] == ["none", control]
+    with pytest.raises(CardMismatch):
+        compare(PLAIN, CONTROLS[control])
+    with pytest.raises(CardMismatch):
+        compare(PLAIN, CONTROLS[control], across=["suite.name"])
+
+
+def test_controls_are_compared_with_each_other():
+    found = compare(CONTROLS["shuffled"], CONTROLS["circular"], across=["control"])
+    assert found["difference"]["value"] == 0.0 and found["questions"] == 3
+    found = compare(CONTROLS["blind"], CONTROLS["circular"], across=["control"])
+    assert found["across"]["settings.max_turns"] == [1, 3]
+
+
+def test_a_refusal_says_which_word_stands_for_all_that_a_control_changes():
+    with pytest.raises(CardMismatch, match="'control' stands for all that follows from a control"):
+        compare(PLAIN, CONTROLS["circular"])
+    with pytest.raises(CardMismatch) as caught:
+        compare(PLAIN, of_control("none", TASKS, "110", settings={"max_turns": 1}))
+    assert "'control'" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("control", "changes"),
+    [
+        ("shuffled", {"settings": {"max_turns": 1}}),
+        ("circular", {"settings": {"frame_budget": 64}}),
+        ("blind", {"digest": "another"}),
+        ("blind", {"settings": {"pool_size": 8}}),
+        ("shuffled", {"split": "val"}),
+        ("shuffled", {"options": {**OPTIONS, "where": {"kind": ["x"]}}}),
+        ("none", {"digest": "another"}),
+        ("none", {"settings": {"max_turns": 1}}),
+    ],
+)
+def test_what_does_not_follow_from_a_control_is_still_refused(control, changes):
+    with pytest.raises(CardMismatch):
+        compare(PLAIN, of_control(control, TASKS, "100", **changes), across=["control"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"question": "Else?"}, r"question: 'Which\?' and 'Else\?'"),
+        ({"options": tuple("wxyv")}, r"options: \['w', 'x', 'y', 'z'\] and \['w', 'x', 'y', 'v'\]"),
+        ({"options": tuple("xwyz")}, "options"),  # the same texts, annotated in another order
+        ({"answer_index": 2}, "answer_index: 0 and 2"),
+        ({"video_id": "q7"}, "video: 'q1' and 'q7'"),
+    ],
+)
+@pytest.mark.parametrize("control", ["shuffled", "circular"])
+def test_a_control_of_another_question_is_refused(control, changes, says):
+    tasks = [TASKS[0], dataclasses.replace(TASKS[1], **changes), TASKS[2]]
+    if control == "shuffled":
+        other = of_control(control, [shuffled(t) for t in tasks], "100", digest="s")
+    else:
+        turned = [rotated(t, r) for t in tasks for r in range(4)]
+        other = of_control(control, turned, "1" * 12, digest="c")
+    with pytest.raises(ValueError, match=f"question 'q1' is another one.*{says}"):
+        compare(PLAIN, other, across=["control"])
+
+
+def test_a_control_over_more_questions_is_refused_and_half_a_run_is_not():
+    more = [*TASKS, dataclasses.replace(TASKS[0], task_id="q9")]
+    other = of_control("circular", [rotated(t, r) for t in more for r in range(4)], "1" * 16)
+    with pytest.raises(ValueError, match=r"other questions: 1 are in one of them alone.*'q9'"):
+        compare(PLAIN, other, across=["control"])
+    half = dataclasses.replace(CONTROLS["shuffled"], records=CONTROLS["shuffled"].records[:2])
+    assert compare(PLAIN, half, across=["control"])["only_a"] == 1
+
+
+def test_an_order_of_options_that_cannot_be_is_refused():
+    broken = run(asked(TASKS, "110"), control="shuffled", suite={**SUITE, "digest": "s"})
+    broken.records[1].task["meta"]["shuffled"] = [0, 0, 1, 2]
+    with pytest.raises(ValueError, match=r"'q1': meta.shuffled=\[0, 0, 1, 2\] does not say"):
+        compare(PLAIN, broken, across=["control"])
 
 
 def test_a_knob_that_one_card_lacks_can_be_named_and_written():

@@ -440,6 +440,9 @@ def test_an_annotation_of_ones_own_loses_its_broken_rows_and_takes_every_option(
     with pytest.raises(RunError, match="not one of 12 episodes"):  # there is no such video
         evaluate("random", str(annotation), out=tmp_path / "run", env=SMALL)
     assert "1 rows were left out" in caplog.text
+    # All ask about one video.
+    assert "12 of 12 questions lack their video" in caplog.text
+    assert "videos are missing" not in caplog.text
 
 
 def test_a_suite_without_answers_is_called_unscored_before_and_after(

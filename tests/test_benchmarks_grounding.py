@@ -9,6 +9,7 @@ import pytest
 from benchmark_records import final, record, retrieval
 
 from benchmarks.scores.grounding import (
+    annotated_windows,
     best_overlap,
     best_set_iou,
     grounding,
@@ -29,7 +30,8 @@ from gym_longvideo.video.pool import pool_times
         ((0, 40), (10, 20), 0.25, 0.25),
         ((12, 14), (10, 20), 0.2, 1.0),
         ((0, 10), (10, 20), 0.0, 0.0),
-        ((0, 10), (30, 40), 0.0, 0.0),
+        ((0, 10), (30, 40), 0.0, 0.0),  # the script has a negative share, and takes 0 for the best
+        ((5, 15), (20, 20), 0.0, 0.0),  # an annotated moment
         ((15, 15), (10, 20), 0.0, 1.0),  # no length, inside
         ((10, 10), (10, 20), 0.0, 1.0),  # no length, on the edge
         ((25, 25), (10, 20), 0.0, 0.0),  # no length, outside
@@ -37,6 +39,38 @@ from gym_longvideo.video.pool import pool_times
 )
 def test_overlap_of_two_windows(predicted, annotated, iou, iop):
     assert overlap(predicted, annotated) == (pytest.approx(iou), pytest.approx(iop))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "annotated", "hull", "threshold", "reached"),
+    # What the scripts divide by; by lengths, each would fall on the other side of its threshold.
+    [
+        ((7.0, 17.5), (0.1, 15.7), 17.5 - 0.1, 0.5, True),  # 8.7 / 17.4
+        ((10.1, 22.4), (6.8, 17.9), 22.4 - 6.8, 0.5, True),  # 7.8 / 15.6
+        ((5.6, 12.0), (7.7, 10.9), 12.0 - 5.6, 0.5, True),  # inside: 3.2 / 6.4
+        ((8.7, 26.0), (13.5, 33.7), 33.7 - 8.7, 0.5, False),  # 12.5 / 25, as doubles have it
+        ((7.8, 17.4), (2.6, 34.6), 34.6 - 2.6, 0.3, False),  # 9.6 / 32, likewise
+    ],
+)
+def test_iou_is_the_share_of_the_hull_to_the_last_digit(
+    predicted, annotated, hull, threshold, reached
+):
+    common = min(predicted[1], annotated[1]) - max(predicted[0], annotated[0])
+    assert overlap(predicted, annotated)[0] == overlap(annotated, predicted)[0] == common / hull
+    assert common / hull == pytest.approx(threshold)
+    found = grounding([predicted], [[(90.0, 95.0), annotated]], [True])
+    assert found[f"IoU@{threshold}"] == float(reached)
+    assert recall_at_1([predicted], [[annotated]], threshold) == float(reached)
+
+
+def test_windows_that_reading_cut_are_had_as_annotated():
+    cut = record("a", segments=[(0, 5), (28, 30)])
+    assert annotated_windows(cut, uncut=True) == [(0, 5), (28, 30)]
+    cut.task["meta"]["annotated_segments"] = [[-0.2, 5], [28, 30.5], [9, 3], ["1", None], 7]
+    assert annotated_windows(cut) == [(0, 5), (28, 30)]
+    assert annotated_windows(cut, uncut=True) == [(-0.2, 5), (28, 30.5)]
+    cut.task["meta"]["annotated_segments"] = "00:28-00:31"  # read by rules of another benchmark
+    assert annotated_windows(cut, uncut=True) == [(0, 5), (28, 30)]
 
 
 def test_a_reversed_window_is_refused():

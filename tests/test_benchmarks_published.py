@@ -104,6 +104,25 @@ def test_differences_name_the_knob_and_both_values():
     ]
 
 
+def test_subtitles_are_a_difference_only_where_the_paper_says_that_it_had_none():
+    for benchmark, known in BENCHMARKS.items():
+        card = {"name": benchmark, "split": known.split, "tasks": known.questions}
+        for options, says in (
+            ({"subtitles": "none"}, False),
+            ({}, False),
+            ({"subtitles": "shown"}, True),
+        ):
+            found = protocol_differences(
+                find(benchmark, TRAINED, 32), make_card(**card, options=options).protocol
+            )
+            stated = benchmark == "videomme"
+            assert found == (
+                ["subtitles: without subtitles, here shown"] if says and stated else []
+            )
+    shown = make_card(name="mlvu", options={"subtitles": "shown"}).protocol
+    assert "subtitles (here shown)" in unknown(shown)
+
+
 def test_a_single_look_differs_from_an_overview():
     row = find("videomme", BASE, 32)
     assert protocol_differences(row, protocol()) == [

@@ -3,65 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import html.parser
 import json
 import os
 import re
 import shutil
 
 import pytest
+from benchmark_reports import haystack, report
 from benchmark_runs import make_card, make_record, played, read_lines, turn, write_run
 
+from benchmarks.controls import rotated, shuffled
 from benchmarks.registry import find_dataset
-from benchmarks.report.__main__ import main, write_report
+from benchmarks.report.__main__ import main
 from benchmarks.report.examples import make_example, pick
 from benchmarks.report.tables import DASH
 from benchmarks.runs import read_run
 from benchmarks.scores.summary import summarize
-
-VOID = {"meta", "br", "img", "input", "link", "hr"}
-
-
-class Page(html.parser.HTMLParser):
-    """What a browser would see: tags, attributes and text; fails on tags that do not nest."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.attributes, self.words, self.open = [], [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
-            self.words.append(data)
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.words).split())
-
-
-def report(tmp_path, *runs, **options):
-    written = write_report(runs, tmp_path / "report", **options)
-    texts = {name: path.read_text(encoding="utf-8") for name, path in written.items()}
-    return texts, Page(texts["report.html"])
-
-
-def haystack(policy="model", *, tasks=4, **changes):
-    return make_card(policy, tasks=tasks, name="haystack", annotation={}, **changes)
+from gym_longvideo.task import Task
 
 
 def test_the_numbers_of_a_run_are_in_every_form(tmp_path):
@@ -136,6 +94,59 @@ def test_runs_of_two_suites_are_never_lined_up(tmp_path):
     texts, page = report(tmp_path, *runs)
     assert "side by side" not in page.text and "Section B" in page.text
     assert "b - a" not in texts["report.md"]
+
+
+def controlled(control, names="ab", *, digest, **changes):
+    """A run of a control over questions of four options: right on the first, on no other."""
+    card = haystack(control=control, digest=digest, **changes)
+    tasks = [Task(n, f"{n}.mp4", f"What of {n}?", tuple("wxyz"), 2, video_id=n) for n in names]
+    put = {
+        "shuffled": lambda t: [shuffled(t)],
+        "circular": lambda t: map(rotated, [t] * 4, range(4)),
+    }
+    played = put.get(control, lambda t: [t])
+    records = []
+    for first, task in enumerate(tasks):
+        for each in played(task):
+            keys = ("video_id", "question", "options", "answer_index", "meta")
+            fields = {key: getattr(each, key) for key in keys}
+            outcome = "wrong" if first else "correct"
+            records.append(make_record(each.task_id, outcome, card=card, **fields))
+    return card, records
+
+
+def test_controls_that_move_options_stand_beside_the_plain_run(tmp_path):
+    runs = [
+        write_run(tmp_path / name, *controlled(name, digest=name))
+        for name in ("shuffled", "none", "circular", "blind")
+    ]
+    texts, _ = report(tmp_path, *runs, examples=0)
+    assert "## Sections A, B, C side by side" in texts["report.md"]  # blind has another digest
+    assert "| suite.digest | shuffled | none | circular |" in texts["report.md"]
+    header, *rows = table_of(texts["report.md"], "Runs of different protocols")
+    found = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [row["control"] for row in found] == ["shuffled", "none", "circular"]
+    assert [row["chance, %"] for row in found] == ["25.0", "25.0", "0.4"]  # 0.25 ** 4
+    assert [row["n"] for row in found] == ["2", "2", "2"]
+    blind = write_run(tmp_path / "eyes shut", *controlled("blind", digest="none"))
+    texts, _ = report(tmp_path, runs[1], blind, examples=0)
+    assert "## Sections A, B side by side" in texts["report.md"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"names": "ac"}, {"options": {"size": 9}}, {"episodes": 2}, {"split": "val"}],
+    ids=str,
+)
+def test_controls_of_other_questions_are_never_lined_up(tmp_path, changes):
+    plain = write_run(tmp_path / "plain", *controlled("none", digest="none"))
+    card, records = controlled("circular", digest="c", **changes)
+    if "names" in changes:
+        records = [r for r in records if r.task["video_id"] == "a"]
+        for record in records:
+            record.task["question"] = "Another?"
+    texts, _ = report(tmp_path, plain, write_run(tmp_path / "c", card, records), examples=0)
+    assert "side by side" not in texts["report.md"]
 
 
 def test_budgets_of_one_policy_make_a_curve(tmp_path):
@@ -273,7 +284,7 @@ def test_whatever_comes_from_records_is_text(tmp_path):
         *("html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "h3", "p", "div"),
         *("strong", "table", "caption", "thead", "tbody", "tr", "th", "td", "figure", "figcaption"),
         *("article", "span", "ol", "li", "pre", "svg", "rect", "line", "defs", "g", "path", "text"),
-        *("use", "clippath", "tspan"),
+        *("use", "clippath", "tspan", "bdi"),
     }
     assert set(page.tags) <= allowed
     assert not [name for name, _ in page.attributes if name.startswith("on")]

@@ -238,6 +238,15 @@ def test_official_grounding_leaves_out_what_has_no_prediction():
     assert official["mIoU"]["low"] < 0.75 < official["mIoU"]["high"]
 
 
+def test_official_grounding_takes_spans_as_annotated_where_they_leave_the_video():
+    cut = {"annotated_segments": [[90, 102.5]]}  # of a video of 100 s
+    records = [record("a", 0, segments=[(90, 100)], retrievals=[retrieval(9, 9)], meta=cut)]
+    found = summarize(run(records))["grounding"]
+    assert found["mIoU"]["value"] == 1.0
+    assert found["official"]["mIoU"]["value"] == 10 / 12.5
+    assert found["official"]["mIoP"]["value"] == 1.0
+
+
 def test_official_grounding_is_null_where_nothing_was_predicted():
     found = summarize(run([record("a", 0, segments=[(0, 10)])]))["grounding"]
     assert found["official"] is None

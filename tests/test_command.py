@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from agents.config import TrainConfig, make_train_config
 from benchmarks.evaluate_config import EvaluateConfig
 from gym_longvideo import __main__ as cli
 from gym_longvideo.__main__ import COMMANDS, main
+from gym_longvideo.command import check_directory
 
 ROOT = Path(__file__).parents[1]
 RUN = Path(__file__).parent / "golden" / "run-tiny"
@@ -107,6 +109,81 @@ def test_a_missing_extra_is_named(monkeypatch, capsys):
         "error: longvideo train needs what is not there: torch is not installed: "
         'pip install "gym-longvideo[agents]"\n'
     )
+
+
+def test_a_directory_that_cannot_be_written_to_is_not_left_behind(tmp_path, monkeypatch):
+    def full(path, data):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ValueError, match=r"a/b' cannot be written to: .*No space left"):
+        check_directory(tmp_path / "a" / "b")
+    assert not any(tmp_path.iterdir())
+
+
+LOUD = """
+import sys
+from gym_longvideo.command import as_command
+
+@as_command
+def main(words):
+    {body}
+
+sys.exit(main())
+"""
+
+
+def unread(arguments, *, both=False):
+    """Run Python with an output that nobody reads; return its exit code and what stderr holds."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            stdout=writer,
+            stderr=writer if both else subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+    finally:
+        os.close(writer)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "print('once'); return 0",  # buffered until the end
+        "[print('line', i) for i in range(100_000)]; return 0",
+        "print('now', flush=True); return 1",
+        "print('help'); raise SystemExit(0)",
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["-u"]], ids=["buffered", "unbuffered"])
+def test_a_command_whose_output_nobody_reads_ends_without_a_word(body, options):
+    assert unread([*options, "-c", LOUD.format(body=body)]) == (141, "")
+
+
+def test_a_command_whose_errors_nobody_reads_ends_too():
+    assert unread(["-c", LOUD.format(body="raise ValueError('x')")], both=True)[0] == 141
+
+
+def test_a_broken_pipe_to_something_else_is_an_error():
+    body = "print('kept'); raise BrokenPipeError(32, 'a worker went away')"
+    code = LOUD.format(body=body)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (2, "kept\n")
+    assert done.stderr == "error: [Errno 32] a worker went away\n"
+
+
+@pytest.mark.parametrize("words", [[], ["validate", "jsonl"], ["suites"]])
+def test_every_command_ends_without_a_word_when_nobody_reads(words, tmp_path):
+    if words[:1] == ["validate"]:
+        row = {"video": "a.mp4", "question": "?", "options": ["x", "y"], "answer": "B"}
+        (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
+        words = [*words, "--root", str(tmp_path)]
+    assert unread(["-m", "gym_longvideo", *words]) == (141, "")
 
 
 def test_a_run_writes_the_configuration_that_gives_it_again(tmp_path, capsys):

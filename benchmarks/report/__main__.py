@@ -9,9 +9,10 @@ for, with what differs. The same runs give the same files, byte for byte.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +25,7 @@ from benchmarks.report.document import build
 from benchmarks.report.html_page import render_html
 from benchmarks.report.markdown import render_markdown
 from benchmarks.report.sections import make_sections, read_entries
-from gym_longvideo.command import as_command
+from gym_longvideo.command import as_command, check_directory, missing_directories, remove_empty
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def write_report(
 
     Args:
         runs: Directories of runs, or "NAME=DIRECTORY".
-        out: Directory to write into; made if it does not exist.
+        out: Directory to write into; made if it does not exist, once all runs have been read.
         examples: Episodes shown of each run that were right, and as many that were not.
 
     Returns:
@@ -63,34 +64,36 @@ def write_report(
     if examples < 0:
         raise ValueError(f"examples={examples} must be 0 or more")
     directory = Path(out)
-    _make(directory)
+    try:
+        check_directory(directory)
+    except ValueError as error:
+        raise OSError(f"--{error}") from None
     sections = make_sections(read_entries(runs))
     blocks = build(sections, examples=examples)
     texts = {"report.md": render_markdown(blocks), "report.html": render_html(blocks)}
     texts |= {f"{name}.csv": text for name, text in csv_tables(sections).items()}
-    return {name: _write(directory / name, text) for name, text in texts.items()}
+    return _write(directory, texts)
 
 
-def _make(directory: Path) -> None:
+def _write(directory: Path, texts: Mapping[str, str]) -> dict[str, Path]:
+    """Write all files, or leave everything as it was."""
+    made = missing_directories(directory)
+    drafts = {name: directory / f".{name}.part" for name in texts}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".report.part"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise OSError(f"--out {directory} cannot be written to: {error}") from None
-
-
-def _write(path: Path, text: str) -> Path:
-    """Write a file whole, or leave what was there."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(text.encode("utf-8", "replace"))
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written: {error}") from None
-    return path
+        for name, draft in drafts.items():
+            draft.write_bytes(texts[name].encode("utf-8", "replace"))
+        for name, draft in drafts.items():
+            os.replace(draft, directory / name)
+    except BaseException as error:
+        for draft in drafts.values():
+            with contextlib.suppress(OSError):
+                draft.unlink()
+        remove_empty(made)
+        if isinstance(error, OSError):
+            raise OSError(f"--out {directory} cannot be written to: {error}") from None
+        raise
+    return {name: directory / name for name in texts}
 
 
 @as_command

@@ -1,9 +1,14 @@
-"""Tidy tables of a report: one observation a row, shares between 0 and 1, empty where unknown."""
+"""Tidy tables of a report: one observation a row, shares between 0 and 1, empty where unknown.
+
+A text that a spreadsheet would take for a formula, or one with apostrophes before such a text, has
+one apostrophe more: take that one off, and it is what it was. Numbers stay numbers.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -40,6 +45,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+# Full-width signs are signs to spreadsheets of some languages.
+_FORMULA = re.compile("'*[=+\\-@\\t\\r\\n\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
+
 
 def csv_tables(sections: Sequence[Section]) -> dict[str, str]:
     """Return the text of each CSV file, by the name of its table."""
@@ -57,12 +66,16 @@ def csv_tables(sections: Sequence[Section]) -> dict[str, str]:
 
 
 def _text(columns: Sequence[str], rows: Iterator[Row]) -> str:
+    lines = [_line(columns, dict(zip(columns, columns, strict=True)))]
+    lines += [_line(columns, {key: _cell(value) for key, value in row.items()}) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _line(columns: Sequence[str], row: Row) -> str:
+    # The csv of Python 3.11 quotes a carriage return only where lines end with one.
     out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: _cell(value) for key, value in row.items()})
-    return out.getvalue()
+    csv.DictWriter(out, columns, lineterminator="\r\n").writerow(row)
+    return out.getvalue().removesuffix("\r\n")
 
 
 def _cell(value: Any) -> Any:
@@ -71,7 +84,8 @@ def _cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     # A lone surrogate, legal in JSON, cannot be written as UTF-8; NUL breaks readers of CSV.
-    return value.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
+    text = value.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
 def _each(sections: Sequence[Section]) -> Iterator[tuple[Row, Any]]:

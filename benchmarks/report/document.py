@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from benchmarks.registry import dataset_of
+from benchmarks.report.cells import Table, counted, percent
 from benchmarks.report.examples import Example, make_example, pick
+from benchmarks.report.isolates import foreign
 from benchmarks.report.plots import Point, Series, plot_budget, plot_cost, plot_groups
 from benchmarks.report.published import refusal, unknown
 from benchmarks.report.sections import (
@@ -24,12 +26,10 @@ from benchmarks.report.sections import (
 )
 from benchmarks.report.tables import (
     COST,
-    Table,
     accuracy_table,
     behaviour_table,
     chance_level,
     cost_table,
-    counted,
     difference_table,
     grounding_table,
     group_names,
@@ -37,7 +37,6 @@ from benchmarks.report.tables import (
     group_values,
     knob_table,
     lined_up_table,
-    percent,
     published_table,
     run_table,
     skipping,
@@ -107,26 +106,28 @@ def build(sections: Sequence[Section], *, examples: int) -> list[Block]:
 def _warnings(sections: Sequence[Section]) -> Iterator[Block]:
     for section in sections:
         for entry in section.entries:
+            name = foreign(entry.name)
             if entry.faults:
                 yield Text(
-                    f"{entry.name}: {entry.faults} of {counted(entry.expected, 'episode')} broke "
+                    f"{name}: {entry.faults} of {counted(entry.expected, 'episode')} broke "
                     f"({_first_fault(entry)}). Faults are no wrong answers and are in no number "
                     "below; play them by giving the same evaluation again.",
                     "warning",
                 )
             if entry.summary["trouble"]:
-                yield Text(f"{entry.name}: {entry.summary['trouble']}", "warning")
+                yield Text(f"{name}: {foreign(entry.summary['trouble'])}", "warning")
             if not entry.complete:
                 yield Text(
-                    f"{entry.name} is incomplete: {entry.episodes:,} of "
+                    f"{name} is incomplete: {entry.episodes:,} of "
                     f"{counted(entry.expected, 'episode')} have ended. Its numbers are of those.",
                     "warning",
                 )
 
 
 def _first_fault(entry: Entry) -> str:
-    faults = entry.run.faults
-    return f"the last: {str(faults[-1].get('error', ''))[:200]}" if faults else "see faults.jsonl"
+    if not entry.run.faults:
+        return "see faults.jsonl"
+    return f"the last: {foreign(str(entry.run.faults[-1].get('error', ''))[:200])}"
 
 
 def _section(section: Section, *, alone: bool) -> Iterator[Block]:
@@ -156,7 +157,7 @@ def _section(section: Section, *, alone: bool) -> Iterator[Block]:
         if section.suite[0] == "nextgqa":
             yield from filter(None, [grounding_table(section, official=True)])
     yield Heading(3, "Cost and behaviour")
-    if panels := _panels(section):
+    if len(section.entries) > 1 and (panels := _panels(section)):
         names = [entry.label for entry in section.entries]
         svg = plot_cost(names, panels, title=f"cost {section.letter}")
         yield Plot(svg, "Mean cost of an episode")
@@ -175,9 +176,9 @@ def _protocol(section: Section) -> str:
         f"at most {settings.get('max_turns')} turn{'' if settings.get('max_turns') == 1 else 's'}",
         f"pool of {settings.get('pool_size')}",
         f"frames of {width} x {height} pixels",
-        f"seek {settings.get('seek')} ({settings.get('backend')})",
-        f"text protocol {protocol.get('text_protocol')}",
-        f"scorer {protocol.get('scorer')}",
+        f"seek {foreign(settings.get('seek'))} ({foreign(settings.get('backend'))})",
+        f"text protocol {foreign(protocol.get('text_protocol'))}",
+        f"scorer {foreign(protocol.get('scorer'))}",
     ]
     return ", ".join(parts) + ". Every knob is in card.json of each run."
 
@@ -210,10 +211,11 @@ def _cautions(section: Section) -> Iterator[Block]:
         if section.suite[0] == "nextgqa":
             text += (
                 " Annotated spans that end after the video's duration, which is in whole seconds, "
-                "are cut there; the script takes them as they are."
+                "are cut there; the script takes them as they are, and so does the table of its "
+                "measures."
             )
         yield Text(text, "note")
-    oracles = [entry.name for entry in section.entries if "oracle" in entry.policy]
+    oracles = [foreign(entry.name) for entry in section.entries if "oracle" in entry.policy]
     if oracles and section.protocol["suite"].get("annotation"):
         yield Text(
             f"{', '.join(oracles)}: an oracle copies the annotated answer here. It checks the "
@@ -266,13 +268,13 @@ def _panels(section: Section) -> dict[str, list[float | None]]:
 
 def _published(section: Section) -> Iterator[Block]:
     if reason := refusal(section.protocol):
-        yield Text(f"No published row stands beside these runs: {reason}.", "note")
+        yield Text(f"No published row stands beside these runs: {foreign(reason)}.", "note")
         return
     yield Heading(3, "Beside published results")
     yield Text(
         "Published rows are quoted, not measured here. Each says in which known knobs these runs "
         "differ from it. The paper leaves open: "
-        f"{', '.join(unknown(section.protocol))}.",
+        f"{', '.join(map(foreign, unknown(section.protocol)))}.",
         "note",
     )
     yield published_table(section)
@@ -308,7 +310,9 @@ def _lined_up(group: Sequence[Section]) -> Iterator[Block]:
     for i, family in enumerate(families):
         area = budget_curve([entry.summary for _, entry in family])["auc"]
         if area is not None:
-            areas.append(f"{_family_name(families, i)} {percent(area)}")
+            policy = family[0][1].policy
+            rest = _family_name(families, i).removeprefix(policy)
+            areas.append(f"{foreign(policy)}{rest} {percent(area)}")
     if areas:
         yield Text(
             f"Mean accuracy over the frames shown (area under the curve), %: {'; '.join(areas)}."

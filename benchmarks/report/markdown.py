@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from benchmarks.report.cells import Table
 from benchmarks.report.document import Block, Heading, Text
-from benchmarks.report.tables import Table
+from benchmarks.report.isolates import unmarked
 
 # An underscore inside a word, as in frame_budget, emphasises nothing.
 _SPECIAL = re.compile(r"([\\`*<\[\]|~#]|(?<!\w)_|_(?!\w))")
@@ -56,6 +57,6 @@ def _escape(text: str) -> str:
     'a\\|b \\<script>'
     """
     clean = "".join(
-        c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text
+        c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in unmarked(text)
     )
     return _SPECIAL.sub(r"\\\1", " ".join(clean.split()))

@@ -18,7 +18,7 @@ BASE_3B, TRAINED_3B = "Qwen2.5-VL-3B", "Video-MTR (Qwen2.5-VL-3B)"
 MAIN, SMALL = "main results", "3B backbone (appendix A.4)"
 REWARD, LIMIT = "ablation of the bi-level reward", "ablation of the turn limit"
 POOL_SIZE = 128  # appendix A.2
-NOT_STATED = "not stated"
+WITHOUT, NOT_STATED = "without subtitles", "not stated"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Benchmark:
         title: How the paper spells it.
         split: Split, by our name.
         questions: Questions of that split.
-        subtitles: What the paper says about subtitles.
+        subtitles: What the paper says about subtitles: ``WITHOUT``, or nothing.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Benchmark:
 
 
 BENCHMARKS: dict[str, Benchmark] = {
-    "videomme": Benchmark("Video-MME", "test", 2700, "without subtitles"),
+    "videomme": Benchmark("Video-MME", "test", 2700, WITHOUT),
     "mlvu": Benchmark("MLVU", "test", 502),
     "longvideobench": Benchmark("LongVideoBench", "val", 1337),
     "lvbench": Benchmark("LVBench", "test", 1549),
@@ -236,7 +236,8 @@ def protocol_differences(
     options = suite.get("options") or {}
     if (seed := options.get("shuffle_options")) is not None:
         found.append(f"order of options: as annotated, here shuffled by seed {seed}")
-    if subtitles := options.get("subtitles"):
+    subtitles = options.get("subtitles") or "none"
+    if known.subtitles == WITHOUT and subtitles != "none":
         found.append(f"subtitles: {known.subtitles}, here {subtitles}")
     return found
 

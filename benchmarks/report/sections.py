@@ -1,7 +1,8 @@
 """Entries and sections: the runs of a report, and which of them may stand side by side.
 
 Runs share a section only if every knob of their protocol is the same (one protocol hash). Sections
-of one suite may be lined up, but only below the list of knobs that differ.
+that ask the same questions may be lined up, but only below the list of knobs that differ; another
+order of the options, as a control or the suite shuffles or turns them, makes no other question.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.card import Card, CardMismatch, require_same
+from benchmarks.controls import as_annotated, reorders
 from benchmarks.registry import dataset_of
+from benchmarks.report.isolates import foreign
 from benchmarks.runs import Run, read_run
+from benchmarks.scores.questions import questions
 from benchmarks.scores.summary import summarize
+from gym_longvideo.record import EpisodeRecord
 
 # Knobs by which runs of a curve over frame budgets may differ.
 BUDGET_KNOBS = ("frame_budget", "overview_frames", "frames_per_retrieval")
@@ -112,17 +117,22 @@ class Section:
         return self.card.protocol
 
     @property
+    def records(self) -> tuple[EpisodeRecord, ...]:
+        """Episodes of its first run."""
+        return self.entries[0].run.records
+
+    @property
     def suite(self) -> tuple[str, str, str]:
-        """Name, split and digest of the suite: sections that share it ask the same questions."""
+        """Name, split and digest of the suite: sections that share it put the same tasks."""
         suite = self.protocol.get("suite", {})
         return tuple(str(suite.get(key, "")) for key in ("name", "split", "digest"))  # type: ignore[return-value]
 
     @property
     def title(self) -> str:
-        """Suite, split and control."""
-        name, split, _ = self.suite
+        """Suite, split and control, each marked as foreign."""
         control = self.protocol.get("control", "none")
-        return f"{name}, {split}" + ("" if control == "none" else f", control: {control}")
+        name, split, played = map(foreign, (*self.suite[:2], control))
+        return f"{name}, {split}" + ("" if control == "none" else f", control: {played}")
 
 
 def read_entries(runs: Sequence[str | Path]) -> list[Entry]:
@@ -200,10 +210,38 @@ def make_sections(entries: Sequence[Entry]) -> list[Section]:
 
 def side_by_side(sections: Sequence[Section]) -> list[list[Section]]:
     """Return the sections that ask the same questions, two or more at a time."""
-    by_suite: dict[tuple[str, str, str], list[Section]] = {}
-    for section in sections:
-        by_suite.setdefault(section.suite, []).append(section)
-    return [group for group in by_suite.values() if len(group) > 1]
+    groups: list[list[Section]] = []
+    for section in sorted(sections, key=lambda section: reorders(section.protocol)):
+        group = next((each for each in groups if _same_questions(each[0], section)), None)
+        if group is None:
+            groups.append([section])
+        else:
+            group.append(section)
+    place = {section.letter: i for i, section in enumerate(sections)}
+    groups = [sorted(group, key=lambda section: place[section.letter]) for group in groups]
+    return sorted((g for g in groups if len(g) > 1), key=lambda group: place[group[0].letter])
+
+
+def _same_questions(one: Section, other: Section) -> bool:
+    """Return whether two sections ask the same questions, their options in any order."""
+    if not (reorders(one.protocol) or reorders(other.protocol)):
+        return one.suite == other.suite
+    if _drawn_from(one.protocol) != _drawn_from(other.protocol):
+        return False
+    asked, also = (
+        {question.task_id: question.records[0] for question in questions(section.records)}
+        for section in (one, other)
+    )
+    common = asked.keys() & also.keys()
+    return bool(common) and all(as_annotated(asked[i]) == as_annotated(also[i]) for i in common)
+
+
+def _drawn_from(protocol: Mapping[str, Any]) -> list[Any]:
+    """Return what decides which questions are asked, whatever the order of their options."""
+    suite, episodes = protocol.get("suite", {}), protocol.get("episodes")
+    options = {k: v for k, v in (suite.get("options") or {}).items() if k != "shuffle_options"}
+    drawn = None if episodes is None else [episodes, protocol.get("seed")]
+    return [*(suite.get(key) for key in ("name", "split", "annotation")), options, drawn]
 
 
 def knob_differences(sections: Sequence[Section]) -> dict[str, list[str]]:

@@ -1,16 +1,14 @@
-"""Tables of a report, as a reader sees them: text in cells, intervals and n beside every share.
-
-Shares are printed in percent with their 95 % interval. What was not measured is a dash, never a 0.
-"""
+"""Tables of a report, as a reader sees them: text in cells, intervals and n beside every share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.compare import VIDEOS, compare
 from benchmarks.registry import dataset_of
+from benchmarks.report.cells import DASH, Table, natural, number, percent
+from benchmarks.report.isolates import foreign
 from benchmarks.report.published import (
     BENCHMARKS,
     SOURCE,
@@ -20,7 +18,6 @@ from benchmarks.report.published import (
 )
 from benchmarks.report.sections import Entry, Section, frame_budget, knob_differences
 
-DASH = "–"  # noqa: RUF001 - an en dash, as tables print what is missing
 GROUNDING = (
     # name in the summary, heading, whether it is a share
     ("Acc@GQA", "Acc@GQA", True),
@@ -63,83 +60,15 @@ SKIPPING = ("lvbench", "nextgqa")
 UNOFFICIAL = ("IoU@0.7", "set_iou", "ungrounded_given_correct")
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of text.
-
-    Attributes:
-        header: Headings of the columns.
-        rows: Cells.
-        texts: Columns that hold text; the others hold numbers and are set flush right.
-        caption: What it shows.
-        strong: Rows to be set off.
-        notes: A sentence below each row, "" for none; empty where no row has one.
-    """
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    texts: tuple[int, ...] = (0,)
-    caption: str = ""
-    strong: tuple[int, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-def percent(share: Any) -> str:
-    """Return a share, or a mapping with value, low and high, in percent.
-
-    >>> percent({"value": 0.59, "low": 0.5711, "high": 0.608}), percent(0.25), percent(None)
-    ('59.0 (57.1 to 60.8)', '25.0', '–')
-    """  # noqa: RUF002 - the dash of a missing value
-    if isinstance(share, Mapping):
-        value, low, high = (share.get(key) for key in ("value", "low", "high"))
-        if value is None:
-            return DASH
-        if low is None or high is None:
-            return percent(value)
-        return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-    return DASH if share is None else f"{100 * share:.1f}"
-
-
-def number(value: float | None, digits: int) -> str:
-    """Return a number with so many digits, or a dash."""
-    least = 10.0**-digits
-    if value is not None and 0 < value < least / 2:
-        return f"< {least:.{digits}f}"
-    return DASH if value is None else f"{value:,.{digits}f}"
-
-
-def counted(n: int, noun: str) -> str:
-    """Return a number of things in words.
-
-    >>> counted(1, "video"), counted(2000, "episode")
-    ('1 video', '2,000 episodes')
-    """
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+def labelled(entry: Entry) -> str:
+    """Return the label of a run, of which the name alone is foreign."""
+    return foreign(entry.name) + entry.label.removeprefix(entry.name)
 
 
 def skipping(section: Section) -> str | None:
     """Return the title of a benchmark whose own script leaves unanswered questions out."""
     dataset = dataset_of(section.card)
     return dataset.title if dataset is not None and dataset.name in SKIPPING else None
-
-
-def natural(values: Iterable[str]) -> list[str]:
-    """Sort the values of a group as a reader would.
-
-    >>> natural(["600", "15", "3600"]), natural(["long", "short", "medium"])
-    (['15', '600', '3600'], ['short', 'medium', 'long'])
-    """
-    known = ["short", "medium", "middle", "long"]
-
-    def key(value: str) -> tuple[int, float, str]:
-        if value in known:
-            return 0, known.index(value), value
-        try:
-            return 1, float(value), value
-        except ValueError:
-            return 2, 0.0, value
-
-    return sorted(values, key=key)
 
 
 def run_table(sections: Sequence[Section]) -> Table:
@@ -151,7 +80,7 @@ def run_table(sections: Sequence[Section]) -> Table:
             episodes = f"{entry.episodes:,} of {entry.expected:,}"
             rows.append(
                 (
-                    *(section.letter, entry.name, entry.policy, section.title),
+                    *(section.letter, *(foreign(entry.name), foreign(entry.policy), section.title)),
                     *(episodes, str(entry.faults), state),
                     *(section.card.protocol_hash, entry.card.hash),
                 )
@@ -175,7 +104,7 @@ def accuracy_table(section: Section) -> Table:
     rows = []
     for entry in section.entries:
         summary = entry.summary
-        cells = [entry.label, entry.policy, percent(summary["accuracy"])]
+        cells = [labelled(entry), foreign(entry.policy), percent(summary["accuracy"])]
         cells += [str(summary["scored"]), str(entry.faults)]
         if title is not None:
             answered = summary["accuracy_answered"]
@@ -217,7 +146,7 @@ def difference_table(section: Section) -> Table:
         pairs, others_files = found["discordant"], found["other_videos"]
         rows.append(
             (
-                f"{entry.label} - {first.label}"
+                f"{labelled(entry)} - {labelled(first)}"
                 + (f" [{others_files} about other video files]" if others_files else ""),
                 percent(found["difference"]),
                 *(str(pairs["only_b"]), str(pairs["only_a"]), str(found["questions"])),
@@ -251,7 +180,7 @@ def group_table(section: Section, group: str, *, answered: bool = False) -> Tabl
     """
     rows = []
     for value in group_values(section, group):
-        cells = [value]
+        cells = [foreign(value)]
         for entry in section.entries:
             found = entry.summary["groups"].get(group, {}).get(value)
             if found and answered:
@@ -260,7 +189,7 @@ def group_table(section: Section, group: str, *, answered: bool = False) -> Tabl
         rows.append(tuple(cells))
     header = [group]
     for entry in section.entries:
-        header += [f"{entry.label}, %", "n"]
+        header += [f"{labelled(entry)}, %", "n"]
     caption = f"Accuracy by {group.replace('_', ' ')}"
     if answered:
         caption += f", unanswered questions left out, as the script of {skipping(section)} does"
@@ -289,7 +218,7 @@ def grounding_table(section: Section, *, official: bool = False) -> Table | None
         if not (official and name in UNOFFICIAL):
             rows.append((heading, *(percent(each.get(name)) for each in found)))
     rows.append(("n", *(str(_count(each["n"])) if each else DASH for each in found)))
-    header = ("measure", *(f"{entry.label}, %" for entry in entries))
+    header = ("measure", *(f"{labelled(entry)}, %" for entry in entries))
     return Table(header, tuple(rows), (0,), caption)
 
 
@@ -301,7 +230,7 @@ def cost_table(section: Section) -> Table:
         if any(value is not None for value in values):
             rows.append((heading, *(number(value, digits) for value in values)))
     rows.append(("n", *(str(entry.summary["episodes"]) for entry in section.entries)))
-    header = ("mean of an episode", *(entry.label for entry in section.entries))
+    header = ("mean of an episode", *(labelled(entry) for entry in section.entries))
     return Table(header, tuple(rows), (0,), "Cost; seconds are those of the machine that ran it")
 
 
@@ -312,36 +241,49 @@ def behaviour_table(section: Section) -> Table:
         values = [entry.summary["behaviour"].get(name) for entry in section.entries]
         rows.append((heading, *(percent(value) for value in values)))
     rows.append(("n, episodes", *(str(entry.summary["episodes"]) for entry in section.entries)))
-    header = ("share, %", *(entry.label for entry in section.entries))
+    header = ("share, %", *(labelled(entry) for entry in section.entries))
     return Table(header, tuple(rows), (0,), "Behaviour")
 
 
 def knob_table(sections: Sequence[Section]) -> Table:
     """Return the knobs in which sections differ."""
-    rows = tuple((name, *values) for name, values in knob_differences(sections).items())
+    differences = knob_differences(sections)
+    rows = tuple((foreign(knob), *map(foreign, values)) for knob, values in differences.items())
     header = ("knob", *(f"section {section.letter}" for section in sections))
     return Table(header, rows, tuple(range(len(header))), "Knobs in which the protocols differ")
 
 
 def lined_up_table(sections: Sequence[Section]) -> Table:
-    """Return the runs of several protocols over the same questions; returns if rewards differ."""
+    """Return the runs of several protocols over the same questions.
+
+    The control, and the chance that goes with it, have columns if they differ; so have returns if
+    rewards do.
+    """
     rewards = [section.protocol.get("settings", {}).get("reward") for section in sections]
+    controls = [str(section.protocol.get("control", "none")) for section in sections]
     paid = any(reward != rewards[0] for reward in rewards)
+    controlled = any(control != controls[0] for control in controls)
     rows = []
-    for section in sections:
+    for section, control in zip(sections, controls, strict=True):
         for entry in section.entries:
             summary = entry.summary
-            rows.append(
-                (
-                    *(section.letter, entry.label, entry.policy, str(frame_budget(section))),
-                    number(summary["cost"].get("frames_shown"), 1),
-                    *(percent(summary["accuracy"]), str(summary["scored"]), str(entry.faults)),
-                    *([_return(summary["return"])] if paid else []),
-                )
-            )
-    header = ("section", "run", "policy", "frame budget", "frames shown", "accuracy, %", "n")
-    header = (*header, "faults", *(["mean return"] if paid else []))
-    return Table(header, tuple(rows), (0, 1, 2), "Runs of different protocols")
+            cells = [section.letter, labelled(entry), foreign(entry.policy)]
+            cells += [control] if controlled else []
+            cells += [str(frame_budget(section)), number(summary["cost"].get("frames_shown"), 1)]
+            cells += [percent(summary["accuracy"])]
+            cells += [percent(summary["chance"])] if controlled else []
+            cells += [str(summary["scored"]), str(entry.faults)]
+            cells += [_return(summary["return"])] if paid else []
+            rows.append(tuple(cells))
+    header = ["section", "run", "policy", *(["control"] if controlled else [])]
+    texts = tuple(range(len(header)))
+    header += ["frame budget", "frames shown", "accuracy, %"]
+    header += ["chance, %"] if controlled else []
+    header += ["n", "faults", *(["mean return"] if paid else [])]
+    caption = "Runs of different protocols"
+    if "circular" in controls:
+        caption += "; under circular, a question is right if every order of its options is"
+    return Table(tuple(header), tuple(rows), texts, caption)
 
 
 def published_table(section: Section) -> Table:
@@ -356,7 +298,7 @@ def published_table(section: Section) -> Table:
     groups.sort(key=lambda group: order.index(group[1]))
     settings = protocol.get("settings", {})
     cells = [_own(entry, groups, settings) for entry in section.entries]
-    notes, policies = [""] * len(cells), [entry.policy for entry in section.entries]
+    notes, policies = [""] * len(cells), [foreign(entry.policy) for entry in section.entries]
     for (model, variant, frames, turns), some in rows.items():
         by_group = {row.group: row for row in some}
         places = "; ".join(dict.fromkeys(row.place for row in some))
@@ -390,7 +332,7 @@ def _own(
     summary = entry.summary
     parts = [summary["groups"].get(group, {}).get(value) for group, value in groups]
     return (
-        f"{entry.label} ({entry.policy})",
+        f"{labelled(entry)} ({foreign(entry.policy)})",
         *(str(settings.get("frame_budget")), str(settings.get("max_turns"))),
         *(percent(part) for part in (summary["accuracy"], *parts)),
         str(summary["scored"]),

@@ -4,19 +4,24 @@ Follows code/TempGQA/eval_ground.py of NExT-GQA: per question the best overlap o
 windows, for IoU and for IoP each on its own (they may be different windows). One decision differs
 by default: that script skips questions without a prediction, so that a policy gains by predicting
 only where it is sure; here they count 0, and ``predicted`` says how many there are.
-``skip_missing``, or "official" in a summary, gives the script's number, but for one thing: windows
-that leave the video are cut when the annotation is read, and the script takes them as they are.
+``skip_missing``, or "official" in a summary, gives the script's number. "official" takes windows
+that leave the video as they are annotated, too; elsewhere they are cut when they are read.
 
-R1@m of QVHighlights for a single predicted window is the same thing: the share of queries whose
-best IoU reaches m. torchmetrics has IoU of boxes only, and that needs torchvision.
+R1@m of QVHighlights (standalone_eval of moment_detr) for a single predicted window is the same
+thing: the share of queries whose best IoU reaches m. Both scripts divide by the hull, from the
+first start to the last end. Where windows overlap that is their union, but to the last digit only
+if it is computed so, and thresholds are reached by equality. torchmetrics has IoU of boxes only,
+and that needs torchvision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from gym_longvideo import checks
 from gym_longvideo.episode import cell_edges
 from gym_longvideo.record import EpisodeRecord
 from gym_longvideo.video.pool import pool_times
@@ -33,10 +38,13 @@ _FPS = 30
 def overlap(predicted: Window, annotated: Window) -> tuple[float, float]:
     """Return IoU and IoP (the share of the prediction that is relevant) of two windows.
 
-    A prediction without length has IoU 0, and IoP 1 if it lies inside.
+    IoU is the intersection over the hull. A prediction without length has IoU 0, and IoP 1 if it
+    lies inside.
 
     >>> overlap((10.0, 20.0), (15.0, 35.0))
     (0.2, 0.5)
+    >>> overlap((7.0, 17.5), (0.1, 15.7))[0]  # (15.7 - 7) / (17.5 - 0.1); by lengths 0.49999...
+    0.5
     >>> overlap((5.0, 5.0), (0.0, 8.0)), overlap((9.0, 9.0), (0.0, 8.0))
     ((0.0, 1.0), (0.0, 0.0))
 
@@ -49,7 +57,7 @@ def overlap(predicted: Window, annotated: Window) -> tuple[float, float]:
     if start == end:
         return 0.0, 1.0 if first <= start <= last else 0.0
     common = max(0.0, min(end, last) - max(start, first))
-    return common / ((end - start) + (last - first) - common), common / (end - start)
+    return common / (max(end, last) - min(start, first)), common / (end - start)
 
 
 def best_overlap(predicted: Window, annotated: Sequence[Window]) -> tuple[float, float]:
@@ -175,9 +183,22 @@ def recorded_pool_times(record: EpisodeRecord) -> np.ndarray:
     return pool_times(duration_s, length, "linspace", frame_count=frames)
 
 
-def annotated_windows(record: EpisodeRecord) -> list[Window]:
-    """Return the annotated segments of an episode's task in seconds."""
-    return [(float(start), float(end)) for start, end in record.task["segments_s"]]
+def annotated_windows(record: EpisodeRecord, *, uncut: bool = False) -> list[Window]:
+    """Return the annotated segments of an episode's task in seconds.
+
+    Args:
+        record: The episode.
+        uncut: Take those that were cut to the video as the annotation has them.
+    """
+    raw = record.task["meta"].get("annotated_segments") if uncut else None
+    pairs = [pair for pair in raw if _is_window(pair)] if isinstance(raw, (list, tuple)) else []
+    return [(float(start), float(end)) for start, end in pairs or record.task["segments_s"]]
+
+
+def _is_window(pair: Any) -> bool:
+    if not (isinstance(pair, (list, tuple)) and len(pair) == 2):
+        return False
+    return all(checks.is_number(second) for second in pair) and pair[0] < pair[1]
 
 
 def best_set_iou(record: EpisodeRecord) -> float | None:

@@ -300,7 +300,8 @@ def _grounding(asked: Sequence[Question], sheet: Sheet) -> dict[str, Any] | None
 
     Under the circular control, overlaps are means over the rotations, and a question is grounded
     if it is in each of them. "official" has the same under the convention of NExT-GQA's script,
-    which leaves out what has no prediction ("predicted" is of all in either); ``None`` without any.
+    which leaves out what has no prediction ("predicted" is of all in either) and takes windows
+    that leave the video as they are annotated; ``None`` without any.
     """
     rows = [(i, record) for i, question in enumerate(asked) for record in question.records]
     rows = [(i, record) for i, record in rows if record.task["segments_s"]]
@@ -308,19 +309,21 @@ def _grounding(asked: Sequence[Question], sheet: Sheet) -> dict[str, Any] | None
         return None
     index = np.array([i for i, _ in rows])
     windows = [predicted_window(record) for _, record in rows]
-    iou, iop = overlaps(windows, [annotated_windows(record) for _, record in rows])
     there = np.array([window is not None for window in windows])
-    values, weights = grounding_columns(iou, iop, there, sheet.right[index], sheet.scored[index])
     sets = [best_set_iou(record) for _, record in rows]
-    values["set_iou"] = np.array([0.0 if best is None else best for best in sets])
-    weights["set_iou"] = np.array([best is not None for best in sets], float)
 
     def per_question(column: np.ndarray) -> np.ndarray:
         return np.bincount(index, column, minlength=len(asked))
 
     every = np.ones(len(rows))
 
-    def estimates(kept: np.ndarray) -> dict[str, Any]:
+    def estimates(kept: np.ndarray, *, uncut: bool = False) -> dict[str, Any]:
+        truth = [annotated_windows(record, uncut=uncut) for _, record in rows]
+        values, weights = grounding_columns(
+            *overlaps(windows, truth), there, sheet.right[index], sheet.scored[index]
+        )
+        values["set_iou"] = np.array([0.0 if best is None else best for best in sets])
+        weights["set_iou"] = np.array([best is not None for best in sets], float)
         columns, counts = [], []
         for name, column in values.items():
             among = every if name == "predicted" else kept
@@ -332,7 +335,8 @@ def _grounding(asked: Sequence[Question], sheet: Sheet) -> dict[str, Any] | None
         n = int((per_question(kept) > 0).sum())
         return {**dict(zip(values, found, strict=True)), "n": n}
 
-    return {**estimates(every), "official": estimates(there * 1.0) if there.any() else None}
+    official = estimates(there * 1.0, uncut=True) if there.any() else None
+    return {**estimates(every), "official": official}
 
 
 def _why_no_grounding(asked: Sequence[Question], dataset: Dataset | None) -> str:
