@@ -291,7 +291,7 @@ class BootstrapCurriculum(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         terms = dict(info["reward_terms"])
         terms["bonus"] += paid
         info = {**info, "reward_terms": terms, "retrieval_bonus": bonus, "retrieval_rate": rate}
-        if "turn_rewards" in info:
+        if terminated or truncated:
             info["turn_rewards"] = info["turn_rewards"].copy()
             info["turn_rewards"][: len(self._paid)] += self._paid
         return observation, float(reward) + paid, terminated, truncated, info

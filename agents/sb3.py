@@ -66,8 +66,8 @@ class FrameExtractor(BaseFeaturesExtractor):
         count, side = _checked(observation_space)
         assert isinstance(observation_space, spaces.Dict)
         checks.whole("features", features, 1)
-        turns = spaces.flatdim(observation_space["turn"])
-        super().__init__(observation_space, count * (features + 1) + features + turns)
+        self.turns = _most_turns(observation_space["turn"]) + 1
+        super().__init__(observation_space, count * (features + 1) + features + self.turns)
         self.pool_size = spaces.flatdim(observation_space["seen"])
         self.shrink = nn.AvgPool2d(max(1, side // _WORKING_SIDE))
         self.look = nn.Sequential(
@@ -83,7 +83,10 @@ class FrameExtractor(BaseFeaturesExtractor):
 
         Args:
             observations: What SB3 makes of a batch of observations: ``frames`` (B, F, H, W, 3) and
-                ``frame_index`` (B, F) as they are, ``turn`` one-hot.
+                ``frame_index`` (B, F) and ``turn`` (B, 1) as they are.
+
+        Raises:
+            ValueError: If a turn is no whole number, because something normalised it.
         """
         frames = observations["frames"]
         batch, count = frames.shape[:2]
@@ -94,8 +97,17 @@ class FrameExtractor(BaseFeaturesExtractor):
         seen = torch.cat([maps.amax((2, 3)), maps.mean((2, 3))], dim=1)
         slots = self.describe(seen).view(batch, count, -1) * shown[..., None]
         places = observations["frame_index"] / self.pool_size * shown
-        turn = observations["turn"].flatten(1)
+        turn = self._one_hot(observations["turn"])
         return torch.cat([slots.flatten(1), slots.amax(1), places, turn], dim=1)
+
+    def _one_hot(self, turn: torch.Tensor) -> torch.Tensor:
+        number = turn.flatten().long()
+        if not torch.equal(number.to(turn.dtype), turn.flatten()):
+            raise ValueError(
+                f"turn={turn.flatten()[0].item()} is no whole number; FrameExtractor reads "
+                "observations as they are: leave VecNormalize out, or give it norm_obs=False"
+            )
+        return nn.functional.one_hot(number, self.turns).float()
 
 
 class SB3Agent(Agent):
@@ -123,6 +135,15 @@ class SB3Agent(Agent):
 def sb3_policy(model: Any) -> SB3Agent:
     """Return a trained model as an agent."""
     return SB3Agent(model)
+
+
+def _most_turns(space: spaces.Space) -> int:
+    """Return the largest number of turns that there can be."""
+    if not isinstance(space, spaces.Box) or space.shape != (1,):
+        raise ValueError(
+            f"turn={space} must be Box(0, max_turns, (1,), int64); use LongVideoQA-v0's own"
+        )
+    return int(space.high[0])
 
 
 def _checked(space: spaces.Space) -> tuple[int, int]:

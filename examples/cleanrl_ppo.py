@@ -91,7 +91,7 @@ class Agent(nn.Module):
         seen = torch.cat([maps.amax((2, 3)), maps.mean((2, 3))], dim=1)
         slots = self.describe(seen).view(batch, count, -1) * shown[..., None]
         places = obs["frame_index"] / self.pool_size * shown
-        turn = nn.functional.one_hot(obs["turn"].long(), self.turns).float()
+        turn = nn.functional.one_hot(obs["turn"][..., 0].long(), self.turns).float()
         return torch.cat([slots.flatten(1), slots.amax(1), places, turn], dim=1)
 
     def evaluate(
@@ -125,8 +125,8 @@ def main() -> None:
     space = envs.single_observation_space
     agent = Agent(
         space["frames"].shape[0],
-        int(space["turn"].n),
-        int(space["seen"].n),
+        int(space["turn"].high[0]) + 1,
+        space["seen"].shape[0],
         int(envs.single_action_space.n),
     )
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)

@@ -34,7 +34,7 @@ def main() -> None:
             observation, reward, terminated, truncated, info = env.step(action)
             total, over = total + float(reward), terminated or truncated
         print(env.render())
-        print(f"return {total:.3f}, outcome {info['outcome']}, {observation['turn']} turns\n")
+        print(f"return {total:.3f}, outcome {info['outcome']}, {info['turns']} turns\n")
     env.close()
 
 

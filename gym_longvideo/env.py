@@ -8,6 +8,7 @@ pixels.
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -33,8 +34,7 @@ from gym_longvideo.viewer import Viewer
 
 RETRIEVE, ANSWER = 0, 1
 SETTINGS = tuple(each.name for each in fields(EnvSettings))
-# Finite, because check_env warns of infinite bounds; no video is longer.
-_LONGEST_S = float(np.finfo(np.float32).max)
+_LONGEST_S = 1e6  # finite, because check_env warns of infinite bounds; eleven days
 
 
 class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
@@ -59,11 +59,11 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
     |---|---|---|
     | frames | ``Box(0, 255, (F, H, W, 3), uint8)`` | frames of this turn, zero padded |
     | frame_index | ``Box(-1, M-1, (F,), int64)`` | pool index of each frame, -1 for padding |
-    | frame_time | ``Box(-1, 3.4e38, (F,), float32)`` | playback seconds, -1 for padding |
-    | seen | ``MultiBinary(M)`` | every pool frame shown so far |
+    | frame_time | ``Box(-1, 1e6, (F,), float32)`` | playback seconds, -1 for padding |
+    | seen | ``Box(0, 1, (M,), int8)`` | every pool frame shown so far |
     | question | ``Box(0, 255, (L,), uint8)`` | UTF-8 of question and options, zero padded |
-    | options | ``MultiBinary(K)`` | which choices exist |
-    | turn | ``Discrete(max_turns + 1)`` | turns used so far |
+    | options | ``Box(0, 1, (K,), int8)`` | which choices exist |
+    | turn | ``Box(0, max_turns, (1,), int64)`` | turns used so far |
 
     ## Rewards
     ``reward="video_mtr"``: 1 for the right answer; 0.1 for each well-formed turn; for a retrieval
@@ -85,14 +85,15 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
     episodes belong in no loss. The limit of turns is part of the process, never a TimeLimit.
 
     ## Information
-    Always: ``task_id``, ``question``, ``options`` (tuple), ``interval`` (tuple, (-1, -1) if none),
-    ``iou`` (of this turn's frames), ``best_iou`` (both -1.0 if nothing was judged: no segments, or
-    no retrieval), ``turns``, ``frames_shown``,
-    ``frames_decoded``, ``suspect_frames``, ``malformed`` (str), ``infra_error`` (str),
-    ``reward_terms`` (what this step's reward is made of). At the end also ``is_success``,
-    ``outcome`` ("correct", "wrong", "unanswered", "unscored", "infra_error"), ``turn_rewards``
-    ((max_turns,) float64, what each turn finally earned, zero padded), ``answer_index`` (-1 if
-    unknown), ``segments``.
+    Every key at every step, of one shape and type: ``task_id``, ``question``, ``options`` (tuple of
+    K, "" where there is none), ``interval`` (tuple, (-1, -1) if none), ``iou`` (of this turn's
+    frames), ``best_iou`` (both -1.0 if nothing was judged: no segments, or no retrieval),
+    ``turns``, ``frames_shown``, ``frames_decoded``, ``suspect_frames``, ``malformed`` (str),
+    ``infra_error`` (str), ``reward_terms`` (what this step's reward is made of). What the answer
+    and the segments are is empty before the end: ``is_success`` (False), ``outcome`` (""; then
+    "correct", "wrong", "unanswered", "unscored", "infra_error"), ``turn_rewards`` ((max_turns,)
+    float64, zeros; then what each turn finally earned), ``answer_index`` (-1; also if unknown),
+    ``segments`` (""; then JSON of [start, end] pairs in seconds).
 
     ## Arguments
     See ``__init__`` and ``gym_longvideo.settings.EnvSettings``. All are JSON-able, except that a
@@ -170,10 +171,10 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
                 "frames": spaces.Box(0, 255, self._frames_shape, np.uint8),
                 "frame_index": spaces.Box(-1, self.pool_size - 1, (count,), np.int64),
                 "frame_time": spaces.Box(-1.0, _LONGEST_S, (count,), np.float32),
-                "seen": spaces.MultiBinary(self.pool_size),
+                "seen": spaces.Box(0, 1, (self.pool_size,), np.int8),
                 "question": spaces.Box(0, 255, (given.question_bytes,), np.uint8),
-                "options": spaces.MultiBinary(self.max_options),
-                "turn": spaces.Discrete(self.max_turns + 1),
+                "options": spaces.Box(0, 1, (self.max_options,), np.int8),
+                "turn": spaces.Box(0, self.max_turns, (1,), np.int64),
             }
         )
         self._nvec = (2, self.pool_size, self.pool_size, self.max_options)
@@ -398,16 +399,19 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             "seen": self._seen.copy(),
             "question": self._question.copy(),
             "options": self._options.copy(),
-            "turn": np.int64(episode.turn),
+            "turn": np.array([episode.turn], np.int64),
         }
 
     def _info(self, episode: Episode, paid: LedgerRow) -> dict[str, Any]:
         log = episode.turns[-1] if episode.turns else None
         iou = log.iou if log else episode.initial_iou
-        info: dict[str, Any] = {
-            "task_id": episode.task.task_id,
-            "question": episode.task.question,
-            "options": episode.task.options,
+        task, over = episode.task, episode.over
+        blanks = ("",) * (self.max_options - len(task.options))
+        known = over and task.answer_index is not None
+        return {
+            "task_id": task.task_id,
+            "question": task.question,
+            "options": (*task.options, *blanks),
             "interval": log.interval if log else (-1, -1),
             "iou": _judged(iou),
             "best_iou": _judged(episode.best_iou),
@@ -418,15 +422,12 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             "malformed": log.action.reason if log and isinstance(log.action, Malformed) else "",
             "infra_error": episode.error,
             "reward_terms": paid._asdict(),
+            "is_success": episode.outcome == "correct",
+            "outcome": episode.outcome,
+            "turn_rewards": episode.turn_rewards() if over else np.zeros(self.max_turns),
+            "answer_index": task.answer_index if known else -1,
+            "segments": json.dumps(task.segments_s) if over else "",
         }
-        if episode.over:
-            answer = episode.task.answer_index
-            info["is_success"] = episode.outcome == "correct"
-            info["outcome"] = episode.outcome
-            info["turn_rewards"] = episode.turn_rewards()
-            info["answer_index"] = -1 if answer is None else answer
-            info["segments"] = episode.task.segments_s
-        return info
 
 
 def _checked(action: Action) -> Action:

@@ -207,7 +207,7 @@ def run_haystack(seconds: float) -> dict[str, Any]:
 
         def _observe(self):
             found = {key: value.copy() for key, value in self.stored.items()}
-            return found | {"turn": np.int64(self.turn)}
+            return found | {"turn": np.array([self.turn])}
 
     def rate(one: Any, steps: int) -> float:
         started = time.perf_counter()
