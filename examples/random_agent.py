@@ -21,7 +21,7 @@ def main() -> None:
     env = gym.make(args.id, render_mode="ansi")
     env.action_space.seed(args.seed)
     for episode in range(args.episodes):
-        observation, info = env.reset(seed=args.seed if episode == 0 else None)
+        _, info = env.reset(seed=args.seed if episode == 0 else None)
         total, over = 0.0, False
         while not over:
             # A mask keeps to what is legal now; without one, illegal actions only waste the turn.
@@ -31,7 +31,7 @@ def main() -> None:
                 parts.append(masks[start : start + n].astype("int8"))
                 start += n
             action = env.action_space.sample(mask=tuple(parts))
-            observation, reward, terminated, truncated, info = env.step(action)
+            _, reward, terminated, truncated, info = env.step(action)
             total, over = total + float(reward), terminated or truncated
         print(env.render())
         print(f"return {total:.3f}, outcome {info['outcome']}, {info['turns']} turns\n")

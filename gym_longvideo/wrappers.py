@@ -1,4 +1,4 @@
-"""Wrappers: the text view for language models, and two views for learners with simpler spaces.
+"""Wrappers: the text view for language models, and views for learners with simpler spaces.
 
 All record their constructor arguments, so ``env.spec.to_json()`` rebuilds the wrapped environment.
 """
@@ -6,7 +6,7 @@ All record their constructor arguments, so ``env.spec.to_json()`` rebuilds the w
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -243,25 +243,29 @@ class DiscreteIntervals(
 class ChannelStack(
     gym.ObservationWrapper[np.ndarray, np.ndarray, dict[str, np.ndarray]], RecordConstructorArgs
 ):
-    """Only the frames, stacked along the channels: (H, W, 3 F) uint8, for NatureCNN and its kind.
+    """Only the frames, stacked along the channels, for NatureCNN and its kind: uint8.
 
     Question and options are dropped: use it with suites whose question never changes.
 
     Args:
         env: The environment.
+        channels_first: Whether channels come first, (3 F, H, W), as d3rlpy and AgileRL want them,
+            and not last, (H, W, 3 F).
 
     Example:
         >>> import gymnasium as gym
         >>> from gym_longvideo.wrappers import ChannelStack
-        >>> env = ChannelStack(gym.make("gym_longvideo:LongVideoQA-v0", frame_size=64))
-        >>> observation, _ = env.reset(seed=0)
-        >>> observation.shape, env.observation_space.shape
-        ((64, 64, 48), (64, 64, 48))
+        >>> env = gym.make("gym_longvideo:LongVideoQA-v0", frame_size=64)
+        >>> ChannelStack(env).reset(seed=0)[0].shape
+        (64, 64, 48)
+        >>> ChannelStack(env, channels_first=True).reset(seed=0)[0].shape
+        (48, 64, 64)
     """
 
-    def __init__(self, env: gym.Env) -> None:
-        RecordConstructorArgs.__init__(self)
+    def __init__(self, env: gym.Env, channels_first: bool = False) -> None:
+        RecordConstructorArgs.__init__(self, channels_first=channels_first)
         gym.ObservationWrapper.__init__(self, env)
+        self.channels_first = channels_first
         count, height, width, _ = _frames_space(env).shape
         if 3 * count > min(height, width):
             gym.logger.warn(
@@ -269,12 +273,68 @@ class ChannelStack(
                 "smallest side for the channels and would misread it; use a larger frame_size or "
                 "fewer frames"
             )
-        self.observation_space = spaces.Box(0, 255, (height, width, 3 * count), np.uint8)
+        shape = (3 * count, height, width) if channels_first else (height, width, 3 * count)
+        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
 
     def observation(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        """Return (H, W, 3 F) uint8; channels 3i..3i+2 are frame i."""
+        """Return the stack; its channels 3i..3i+2 are frame i."""
         frames = observation["frames"]
+        if self.channels_first:
+            return frames.transpose(0, 3, 1, 2).reshape(-1, *frames.shape[1:3])
         return frames.transpose(1, 2, 0, 3).reshape(*frames.shape[1:3], -1)
+
+
+class FlatBox(
+    gym.ObservationWrapper[np.ndarray, np.ndarray, dict[str, np.ndarray]], RecordConstructorArgs
+):
+    """The observation as one vector of numbers from 0 to 1: (N,) float32.
+
+    Each entry is scaled by the bounds of its space, so that pixels and indices weigh alike.
+
+    Args:
+        env: The environment.
+        keys: Parts of the observation, in this order. The question and the times are left out by
+            default: as bytes, and as shares of the longest time there may be, they say little.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from gym_longvideo.wrappers import FlatBox
+        >>> env = FlatBox(gym.make("gym_longvideo:LongVideoQA-v0"), keys=("seen", "turn"))
+        >>> env.observation_space
+        Box(0.0, 1.0, (129,), float32)
+        >>> observation, _ = env.reset(seed=0)
+        >>> int(observation.sum())  # the overview's frames, of 128
+        16
+    """
+
+    KEYS = ("frames", "frame_index", "seen", "options", "turn")
+
+    def __init__(self, env: gym.Env, keys: Sequence[str] = KEYS) -> None:
+        RecordConstructorArgs.__init__(self, keys=tuple(keys))
+        gym.ObservationWrapper.__init__(self, env)
+        _frames_space(env)
+        inner = env.observation_space
+        assert isinstance(inner, spaces.Dict)
+        if not keys or isinstance(keys, str) or not set(keys) <= set(inner.spaces):
+            raise ValueError(
+                f"keys={list(keys)!r} must name parts of the observation; use some of {list(inner)}"
+            )
+        self.keys = tuple(keys)
+        self._spaces = [inner[key] for key in keys]
+        size = sum(spaces.flatdim(space) for space in self._spaces)
+        self.observation_space = spaces.Box(0.0, 1.0, (size,), np.float32)
+
+    def observation(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """Return (N,) float32 in 0..1."""
+        flat = np.empty(self.observation_space.shape or (), np.float32)
+        start = 0
+        for key, space in zip(self.keys, self._spaces, strict=True):
+            assert isinstance(space, spaces.Box)
+            low, high = float(space.low.flat[0]), float(space.high.flat[0])
+            part = flat[start : (start := start + observation[key].size)]
+            np.subtract(observation[key].ravel(), low, out=part, casting="unsafe")
+            part /= high - low
+        return flat
 
 
 def _base(env: gym.Env) -> LongVideoQAEnv:

@@ -18,7 +18,13 @@ from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.episode import Answer, Malformed
 from gym_longvideo.protocol import PROTOCOLS
 from gym_longvideo.video import VideoError
-from gym_longvideo.wrappers import ChannelStack, DiscreteIntervals, TextProtocol, UnicodeText
+from gym_longvideo.wrappers import (
+    ChannelStack,
+    DiscreteIntervals,
+    FlatBox,
+    TextProtocol,
+    UnicodeText,
+)
 
 RIGHT = "<think>seen</think><answer>A</answer>"
 WRONG = "<think>seen</think><answer>B</answer>"
@@ -294,6 +300,40 @@ def test_channels_3i_to_3i_plus_2_are_frame_i():
     assert observation[0, 0].tolist() == [12] * 3 + [37] * 3 + [62] * 3 + [87] * 3
 
 
+def test_stacked_channels_may_come_first():
+    last = ChannelStack(grey(frame_size=(12, 16)))
+    first = ChannelStack(grey(frame_size=(12, 16)), channels_first=True)
+    assert first.observation_space.shape == (12, 12, 16)
+    one, other = last.reset(seed=0)[0], first.reset(seed=0)[0]
+    assert first.observation_space.contains(other)
+    assert np.array_equal(one.transpose(2, 0, 1), other)
+
+
+def test_a_flat_box_scales_each_part_by_its_bounds():
+    env = FlatBox(grey())
+    inner = env.unwrapped
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    env.step(np.array([0, 8, 9, 0]))
+    raw = inner._observation()
+    flat = env.observation(raw)
+    sizes = [raw[key].size for key in FlatBox.KEYS]
+    parts = dict(zip(FlatBox.KEYS, np.split(flat, np.cumsum(sizes)[:-1]), strict=True))
+    assert np.allclose(parts["frames"], raw["frames"].ravel() / 255)
+    assert np.allclose(parts["frame_index"], (raw["frame_index"] + 1) / inner.pool_size)
+    assert np.array_equal(parts["seen"], raw["seen"])
+    assert np.array_equal(parts["options"], raw["options"])
+    assert parts["turn"].tolist() == [np.float32(1 / 3)]
+    short = FlatBox(grey(), keys=("turn", "frame_index"))
+    assert short.observation_space.shape == (1 + len(raw["frame_index"]),)
+
+
+@pytest.mark.parametrize("keys", [(), ("colour",), "turn"])
+def test_a_flat_box_of_nothing_known_is_refused(keys):
+    with pytest.raises(ValueError, match="use some of .*'frame_index'"):
+        FlatBox(grey(), keys=keys)
+
+
 def test_more_channels_than_pixels_are_warned_of():
     with pytest.warns(UserWarning, match="12 channels at 8x8: SB3 takes the smallest side"):
         ChannelStack(grey())
@@ -305,6 +345,8 @@ WRAPPERS = {
     "text": lambda env: TextProtocol(env, protocol="tags_seconds", max_length=4096),
     "discrete": lambda env: DiscreteIntervals(env, n_bins=5),
     "channels": ChannelStack,
+    "channels first": lambda env: ChannelStack(env, channels_first=True),
+    "flat": lambda env: FlatBox(env, keys=["frames", "turn"]),
     "both": lambda env: ChannelStack(DiscreteIntervals(env, n_bins=3)),
 }
 
@@ -325,7 +367,7 @@ def test_a_wrapped_environment_passes_the_checker(name):
     check_env(WRAPPERS[name](grey(frame_size=16)), skip_render_check=True)
 
 
-@pytest.mark.parametrize("wrapper", [TextProtocol, DiscreteIntervals, ChannelStack])
+@pytest.mark.parametrize("wrapper", [TextProtocol, DiscreteIntervals, ChannelStack, FlatBox])
 def test_a_wrapper_says_so_when_it_gets_the_wrong_environment(wrapper):
     with pytest.raises(TypeError, match=r"wrap LongVideoQA-v0"):
         wrapper(gym.make("CartPole-v1"))
