@@ -330,7 +330,7 @@ def test_a_flat_box_scales_each_part_by_its_bounds():
 
 @pytest.mark.parametrize("keys", [(), ("colour",), "turn"])
 def test_a_flat_box_of_nothing_known_is_refused(keys):
-    with pytest.raises(ValueError, match="use some of .*'frame_index'"):
+    with pytest.raises(ValueError, match=r"use some of .*'frame_index'"):
         FlatBox(grey(), keys=keys)
 
 
