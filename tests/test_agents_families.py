@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from agents_families import KINDS, delta_rule, family, load_family, own_logits, users_of
+from agents_families import KINDS, delta_rule, family, load_family, own_logits, picture_of, users_of
 from agents_models import perturb, said, without
 from transformers import AutoConfig, LlavaConfig, SmolVLMConfig
 from transformers.models.qwen3_5 import modeling_qwen3_5
@@ -233,6 +233,42 @@ def test_every_critic_values_every_family(kind, critic):
     hidden = policy.score(given, with_hidden=True).hidden
     values = used(given, hidden)
     assert values.shape[0] == 2 and values.abs().max() > 0 and torch.isfinite(values).all()
+
+
+@EVERY
+def test_there_is_room_for_the_features_of_a_whole_batch(kind):
+    policy = load_family(kind, feature_cache_mb=0)
+    unit = policy.codec.grid.patch * policy.codec.grid.merge
+    rng = np.random.default_rng(0)
+    frames = [picture_of(policy, rng, 2, 3) for _ in range(5)]
+    policy.encoder(frames)
+    assert policy.encoder.nbytes == 0
+    policy.remember(5, (2 * unit, 3 * unit))
+    for _ in range(3):
+        policy.encoder(frames)
+    assert policy.encoder.nbytes == policy.encoder.capacity
+    assert (policy.encoder.hits, policy.encoder.misses) == (10, 10)
+    assert policy.encoder(frames)[0].shape[1] == policy.family.width(policy.base.config)
+
+
+def test_attention_that_cannot_be_had_is_refused_before_weights_are_read(monkeypatch):
+    monkeypatch.setattr("agents.model.policy.load_whole", lambda *a, **k: pytest.fail("read"))
+    with pytest.raises(ValueError, match="'flash_attention_2' needs a GPU, .* use attention='sdp"):
+        load_family("qwen3_vl", attention="flash_attention_2")
+    with pytest.raises(ValueError, match="attention='fast'"):
+        load_family("qwen3_vl", attention="fast")
+
+
+@EVERY
+def test_attention_is_that_of_language_model_and_tower(kind):
+    policy = load_family(kind, attention="eager")
+    config = policy.base.config
+    assert config.get_text_config()._attn_implementation == "eager"
+    assert config.vision_config._attn_implementation == "eager"
+    given = rows(policy)[:2]
+    with torch.no_grad():
+        gap = policy.score(given).log_probs - family(kind).score(given).log_probs
+    assert gap.abs().max() < 1e-3
 
 
 # --- what is saved, what is refused ---------------------------------------------------------------

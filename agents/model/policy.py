@@ -35,6 +35,8 @@ from agents.model.vision import FrameEncoder
 from gym_longvideo import checks
 
 ACTOR, CRITIC = "actor", "critic"
+# Flash attention needs a GPU and its own package; nobody has run it here yet.
+ATTENTION = ("sdpa", "eager", "flash_attention_2")
 # Above as many logits (256 MB in single precision) they are computed for so many tokens at a time.
 CHUNK_ABOVE, CHUNK = 2**26, 1024
 
@@ -155,7 +157,8 @@ class MLLMPolicy:
             path: Directory or hub id.
             dtype: "auto" is bfloat16 on a GPU and float32 on a CPU.
             device: The GPU if there is one, by default.
-            attention: Of the language model: "sdpa" (default), "eager", "flash_attention_2".
+            attention: Of language model and tower, see ``ATTENTION``; None is "sdpa", but "eager"
+                for the tower on a CPU, which attends image by image there and is faster so.
             frame_size: Height and width of frames in pixels that will be shown; what does not fit
                 the model is refused before its weights are read.
             **options: As the constructor takes them.
@@ -179,8 +182,9 @@ class MLLMPolicy:
             )
         if frame_size is not None:
             codec.grid.tokens(*frame_size)
-        # Off the GPU the tower attends image by image, where eager is faster than sdpa.
-        tower = "eager" if place.type == "cpu" else "sdpa"
+        if attention is not None:
+            _check_attention(attention, place, dtype)
+        tower = attention or ("eager" if place.type == "cpu" else "sdpa")
         model: Any = load_whole(
             path,
             dtype=dtype,
@@ -211,6 +215,23 @@ class MLLMPolicy:
             return [p for p in self.base.parameters() if p.requires_grad]
         named = self.base.named_parameters()
         return [p for name, p in named if f".{ACTOR}." in name]
+
+    def remember(self, frames: int, frame_size: tuple[int, int]) -> None:
+        """Make room for the features of as many frames as come back in later passes.
+
+        Too little is as bad as nothing: frames that come back in the same order find themselves
+        just forgotten. On a GPU a quarter of the memory that is free is the most.
+
+        Args:
+            frames: Different frames of a batch.
+            frame_size: Their height and width in pixels.
+        """
+        rows, columns = self.codec.grid.tokens(*frame_size)
+        width = self.family.width(self.base.config)
+        size = frames * rows * columns * width * self.head.weight.element_size()
+        if self.device.type == "cuda":
+            size = min(size, torch.cuda.mem_get_info(self.device)[0] // 4)
+        self.encoder.capacity = max(self.encoder.capacity, size)
 
     def row(self, blocks: Sequence[Block]) -> Row:
         """Lay out a dialogue."""
@@ -432,6 +453,19 @@ class MLLMPolicy:
         probs = (logits - norm[:, None]).exp()
         finite = logits.masked_fill(torch.isinf(logits), 0.0)
         return log_probs, norm - (probs * finite).sum(-1)
+
+
+def _check_attention(attention: str, place: torch.device, dtype: Any) -> None:
+    checks.choice("attention", attention, ATTENTION)
+    if not attention.startswith("flash"):
+        return
+    from transformers.utils import is_flash_attn_2_available
+
+    if place.type != "cuda" or dtype == torch.float32 or not is_flash_attn_2_available():
+        raise ValueError(
+            f"attention={attention!r} needs a GPU, weights in half precision and the package "
+            "flash-attn (pip install flash-attn); use attention='sdpa'"
+        )
 
 
 def load_whole(path: str | Path, **options: Any) -> Any:

@@ -67,6 +67,7 @@ class FrameEncoder:
     Attributes:
         hits: Frames answered from memory.
         misses: Frames that went through the tower.
+        capacity: Bytes of features that are kept at most.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class FrameEncoder:
         self.cached = cached
         self.batch_frames = batch_frames
         self.hits = self.misses = 0
-        self._capacity = int(capacity_mb * 1e6)
+        self.capacity = int(capacity_mb * 1e6)
         self._bytes = 0
         self._kept: OrderedDict[tuple[tuple[int, ...], bytes], torch.Tensor] = OrderedDict()
 
@@ -141,7 +142,7 @@ class FrameEncoder:
         size = features.numel() * features.element_size()
         self._kept[key] = features
         self._bytes += size
-        while self._bytes > self._capacity and self._kept:
+        while self._bytes > self.capacity and self._kept:
             _, dropped = self._kept.popitem(last=False)
             self._bytes -= dropped.numel() * dropped.element_size()
 

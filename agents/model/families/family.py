@@ -25,6 +25,10 @@ class Family:
     )
     layers: tuple[str, ...] = ("full_attention",)
 
+    def width(self, config: Any) -> int:
+        """Return how many numbers stand for a token of an image."""
+        return int(config.get_text_config().hidden_size)
+
     def features(self, visual: Any, patches: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
         """Run the vision tower.
 

@@ -18,6 +18,10 @@ from agents.model.families.family import Family
 class Qwen3VL(Family):
     """The family of ``Qwen3VLForConditionalGeneration``."""
 
+    def width(self, config: Any) -> int:
+        """Return the width of all features of a token, side by side."""
+        return super().width(config) * (1 + len(config.vision_config.deepstack_visual_indexes))
+
     def features(self, visual: Any, patches: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
         """Return (T, hidden * (1 + layers tapped)) features."""
         out = visual(patches, grid_thw=sizes)
