@@ -459,7 +459,7 @@ def _check_attention(attention: str, place: torch.device, dtype: Any) -> None:
     checks.choice("attention", attention, ATTENTION)
     if not attention.startswith("flash"):
         return
-    from transformers.utils import is_flash_attn_2_available
+    from transformers.utils.import_utils import is_flash_attn_2_available
 
     if place.type != "cuda" or dtype == torch.float32 or not is_flash_attn_2_available():
         raise ValueError(
