@@ -7,6 +7,7 @@ commands, and suites that are named, ask here whether a package is ours before t
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from importlib.metadata import distributions
 from importlib.util import find_spec
@@ -15,8 +16,8 @@ from pathlib import Path
 NAME = "gym-longvideo"
 HOME = Path(__file__).resolve().parents[1]  # the packages of one installation lie side by side
 FLOORS = ("agents", "benchmarks")  # from the ground up: the second imports the first
-# What pyproject.toml asks for, as it is imported. An extra named like the package that imports a
-# module is preferred, then the first that brings it.
+# What pyproject.toml asks for, as it is imported. Of the extras that bring a module, one is
+# preferred whose name is in that of the module that imports it, then the first.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "agents": (
         "torch",
@@ -44,11 +45,12 @@ def install_of(module: str, asker: str = "") -> str:
         module: Its dotted name.
         asker: Dotted name of the module that imports it.
 
-    >>> install_of("matplotlib.figure", "benchmarks.report"), install_of("numpy.no_such_module")
-    ('pip install "gym-longvideo[benchmarks]"', '')
+    >>> install_of("torch.nn", "examples.train_sb3"), install_of("numpy.no_such_module")
+    ('pip install "gym-longvideo[sb3]"', '')
     """
-    top, own = module.partition(".")[0], asker.partition(".")[0]
-    extras = sorted((name for name in EXTRAS if top in EXTRAS[name]), key=lambda name: name != own)
+    top, words = module.partition(".")[0], re.split(r"[._]", asker)
+    extras = [name for name, modules in EXTRAS.items() if top in modules]
+    extras.sort(key=lambda name: words.index(name) if name in words else -1, reverse=True)
     wanted = f"{NAME}[{extras[0]}]" if extras else _OTHERS.get(top)
     return f'pip install "{wanted}"' if wanted else ""
 
