@@ -236,7 +236,7 @@ def main(words: list[str]) -> int:
     check("every extra is checked", {"", *extras} == IMPORTS.keys(), extras ^ IMPORTS.keys())
     modules = check_contents(wheel)
     with environment() as env:
-        env.pip("install", "-q", "-c", str(ROOT / "constraints.txt"), str(wheel), "tyro")
+        env.pip("install", "-q", "-c", str(ROOT / "constraints.txt"), str(wheel))
         env.pip("uninstall", "-q", "-y", NAME)
         for other, editable, first in product(SHARED, (False, True), (True, False)):
             check_beside(env, wheel, other, editable, first)
