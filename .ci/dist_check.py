@@ -36,7 +36,7 @@ IMPORTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sb3": (("agents.sb3",), ()),
     "all": (PACKAGES, ()),
 }
-# Both distributions have these two files. pip keeps those of the one that was installed last.
+# Files that another distribution has too. pip keeps those of the one that was installed last.
 SHARED = {"torchrl": [], "openai-agents": ["agents/__init__.py", "agents/py.typed"]}
 
 IMPORT = """
@@ -201,21 +201,21 @@ def check_beside(env: Environment, wheel: Path, other: str, editable: bool, firs
         expected = {name: lost if name == under else [] for name in both}
         check(f"{what}: {lost or 'nothing'} is overwritten", both == expected, both)
         refused = bool(shared) and (editable or first)
-        check_use(env, what, f"{other}" if refused else "", bool(shared))
+        check_use(env, what, other if refused else "")
 
         gone = other if kept == NAME else NAME
         env.pip("uninstall", "-q", "-y", gone)
         left = env.changed(kept)
         check(f"{what}: without {gone}, {kept} lacks {lost or 'nothing'}", left == lost, left)
         if kept == NAME:
-            check_use(env, f"{what}, which is gone", "--force-reinstall" if lost else "", False)
+            check_use(env, f"{what}, which is gone", "--force-reinstall" if lost else "")
             if lost:
                 env.pip("install", "-q", "--force-reinstall", "--no-deps", *ours)
-                check_use(env, f"{what}, which is gone, and reinstalled", "", False)
+                check_use(env, f"{what}, which is gone, and reinstalled", "")
         env.pip("uninstall", "-q", "-y", kept)
 
 
-def check_use(env: Environment, what: str, fix: str, agents_alone: bool) -> None:
+def check_use(env: Environment, what: str, fix: str) -> None:
     """Check that our commands and suites work, or that commands say what is in the way."""
     said = env.run("longvideo", "train", "--help")
     wanted = fix or f'longvideo train needs tyro: pip install "{NAME}[agents]"'
