@@ -16,8 +16,10 @@ from gym_longvideo.video.errors import (
     DecoderCrashError,
     DecodeTimeoutError,
     FrameDecodeError,
+    MachineError,
     NoVideoStreamError,
     UnsupportedCodecError,
+    VideoChangedError,
     VideoError,
     VideoNotFoundError,
     VideoOpenError,
@@ -43,11 +45,13 @@ __all__ = [
     "FrameDecodeError",
     "FramePool",
     "FrameStatus",
+    "MachineError",
     "NoVideoStreamError",
     "PoolKey",
     "ReaderPool",
     "UnsupportedCodecError",
     "Video",
+    "VideoChangedError",
     "VideoError",
     "VideoInfo",
     "VideoNotFoundError",
@@ -83,7 +87,7 @@ def open_video(
         VideoError: The file cannot be opened; see ``errors.py`` for the kinds.
         ValueError: Unknown backend, or ``threads`` less than 1.
     """
-    path = os.fspath(path)
+    path = os.fsdecode(path)
     check_threads(threads)
     opener = _opener(backend)
     if backend == "pyav":

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from gym_longvideo.video.border import border, check_unchanged
 from gym_longvideo.video.errors import (
     BackendUnavailableError,
     FrameDecodeError,
@@ -31,6 +32,7 @@ from gym_longvideo.video.source import Fit, FrameBatch, FrameStatus, VideoInfo
 
 BACKEND = "decord"
 _KNOWN_BAD = {"MPEG-TS", "AVI", "edit list", "open GOP", "intra refresh", "codec av1", "damage"}
+_KNOWN_BAD |= {"HDR"}
 # Its FFmpeg is of 2018: these decode in part or not at all.
 _FRAGILE_CODECS = ("vp8", "vp9")
 # Full-size frames held at once while they are being scaled.
@@ -51,7 +53,7 @@ class DecordVideo(IsolatedVideo):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, allow_truncated: bool = True) -> None:
-        path = os.fspath(path)
+        path = os.fsdecode(path)
         if importlib.util.find_spec("decord") is None:
             raise _unavailable(path)
         info = refuse(path, BACKEND, _KNOWN_BAD, allow_truncated=allow_truncated)
@@ -93,6 +95,15 @@ class DecordReader:
         """Return the frames shown at the given playback times; see ``Video.read``."""
         seconds = check_times(times, self._info)
         height, width = check_output(size, fit, tolerance_s, self._info)
+        with border(self._path, BACKEND):
+            check_unchanged(self._info, BACKEND)
+            batch = self._read(seconds, height, width, fit, tolerance_s)
+            check_unchanged(self._info, BACKEND)
+            return batch
+
+    def _read(
+        self, seconds: np.ndarray, height: int, width: int, fit: Fit, tolerance_s: float
+    ) -> FrameBatch:
         batch = empty_batch(seconds, height, width)
         reader = self._open()
         try:
@@ -116,6 +127,10 @@ class DecordReader:
 
     def close(self) -> None:
         """Do nothing: no reader outlives a read."""
+
+    @property
+    def _shown(self) -> tuple[int, int]:
+        return self._info.height, self._info.width
 
     @property
     def _fragile(self) -> bool:
@@ -153,7 +168,7 @@ class DecordReader:
             indices = unique[start : start + _CHUNK]
             for offset, pixels in enumerate(reader.get_batch(indices.tolist()).asnumpy()):
                 targets = np.flatnonzero(rows == start + offset)
-                resize(pixels, batch.frames[targets[0]], fit)
+                resize(pixels, batch.frames[targets[0]], fit, self._shown)
                 batch.frames[targets[1:]] = batch.frames[targets[0]]
         batch.actual_s[:] = starts[shown]
         # decord does not count; within a group of pictures it decodes from the keyframe on.
