@@ -96,10 +96,11 @@ def _has_memory() -> bool:
 
 
 def _describe(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    line = (text.strip().splitlines() or [""])[0][:200]
-    foreign = type(error).__module__.partition(".")[0] not in ("av", "builtins")
-    return line if line and not foreign else f"{type(error).__name__}: {line}".rstrip(": ")
+    said = getattr(error, "strerror", None)
+    if said:
+        return said
+    line = (str(error).strip().splitlines() or [""])[0][:200]
+    return f"{type(error).__name__}: {line}".removesuffix(": ")
 
 
 def file_key(path: str) -> str:

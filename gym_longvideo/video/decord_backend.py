@@ -32,7 +32,7 @@ from gym_longvideo.video.source import Fit, FrameBatch, FrameStatus, VideoInfo
 
 BACKEND = "decord"
 _KNOWN_BAD = {"MPEG-TS", "AVI", "edit list", "open GOP", "intra refresh", "codec av1", "damage"}
-_KNOWN_BAD |= {"HDR"}
+_KNOWN_BAD |= {"HDR", "pixels that are not square"}
 # Its FFmpeg is of 2018: these decode in part or not at all.
 _FRAGILE_CODECS = ("vp8", "vp9")
 # Full-size frames held at once while they are being scaled.
@@ -129,10 +129,6 @@ class DecordReader:
         """Do nothing: no reader outlives a read."""
 
     @property
-    def _shown(self) -> tuple[int, int]:
-        return self._info.height, self._info.width
-
-    @property
     def _fragile(self) -> bool:
         return self._info.codec in _FRAGILE_CODECS
 
@@ -168,7 +164,7 @@ class DecordReader:
             indices = unique[start : start + _CHUNK]
             for offset, pixels in enumerate(reader.get_batch(indices.tolist()).asnumpy()):
                 targets = np.flatnonzero(rows == start + offset)
-                resize(pixels, batch.frames[targets[0]], fit, self._shown)
+                resize(pixels, batch.frames[targets[0]], fit)
                 batch.frames[targets[1:]] = batch.frames[targets[0]]
         batch.actual_s[:] = starts[shown]
         # decord does not count; within a group of pictures it decodes from the keyframe on.

@@ -1,7 +1,7 @@
 """What in a file other decoders are known to get wrong, found out cheaply with PyAV.
 
-decord 0.6 returns wrong frames without a word for edit lists, open groups of pictures and AVI, and
-hangs on MPEG-TS; torchcodec 0.13 errs on MPEG-TS, AVI and intra refresh; both show high dynamic
+decord 0.6 returns wrong frames without a word for edit lists, open groups of pictures and AVI, hangs
+on MPEG-TS, and fails on pixels that are not square; torchcodec 0.13 errs on MPEG-TS, AVI and intra refresh; both show high dynamic
 range as a grey haze. A refusal is better.
 """
 
@@ -24,8 +24,8 @@ def find_hazards(opened: OpenedVideo) -> set[str]:
     """Name the properties of a file that make other decoders fail.
 
     Returns:
-        Some of "MPEG-TS", "AVI", "edit list", "HDR", "open GOP", "intra refresh", "damage", and
-        the codec as "codec av1".
+        Some of "MPEG-TS", "AVI", "edit list", "HDR", "open GOP", "intra refresh", "damage",
+        "pixels that are not square", and the codec as "codec av1".
     """
     hazards = {f"codec {opened.info.codec}"}
     if opened.info.container == "mpegts":
@@ -34,6 +34,8 @@ def find_hazards(opened: OpenedVideo) -> set[str]:
         hazards.add("AVI")
     if opened.edited:
         hazards.add("edit list")
+    if opened.stream.sample_aspect_ratio not in (None, 0, 1):
+        hazards.add("pixels that are not square")
     if opened.info.hdr:
         hazards.add("HDR")
     container, stream = opened.container, opened.stream
