@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PARTS := pyproject.toml constraints.txt
 PACKAGES := gym_longvideo agents benchmarks
 
-.PHONY: demo test slow lint format types clean
+.PHONY: demo test slow fuzz lint format types clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m examples.demo
@@ -16,6 +16,9 @@ test: $(VENV)/dev.stamp
 
 slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -q -m slow
+
+fuzz: $(VENV)/dev.stamp
+	$(BIN)/python tests/fuzz_videos.py
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

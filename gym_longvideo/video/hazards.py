@@ -1,8 +1,8 @@
 """What in a file other decoders are known to get wrong, found out cheaply with PyAV.
 
-decord 0.6 returns wrong frames without a word for edit lists, open groups of pictures and AVI, hangs
-on MPEG-TS, and fails on pixels that are not square; torchcodec 0.13 errs on MPEG-TS, AVI and intra refresh; both show high dynamic
-range as a grey haze. A refusal is better.
+decord 0.6 returns wrong frames without a word for edit lists, open groups of pictures and AVI,
+hangs on MPEG-TS, and fails on pixels that are not square; torchcodec 0.13 errs on MPEG-TS, AVI and
+intra refresh; both show high dynamic range as a grey haze. A refusal is better.
 """
 
 from __future__ import annotations

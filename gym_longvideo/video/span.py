@@ -9,7 +9,7 @@ reordered MP4 tells how far packets lie apart, not how long frames are shown.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -38,6 +38,8 @@ _SAMPLED_ABOVE_BYTES = 16 << 20
 _SAMPLES = 64
 # Decode times that fall back by more seconds than this belong to another recording.
 _SETBACK_S = 0.5
+# ... if that many in a row do, and as many packets have been there: one may be damaged.
+_WITNESSES = 3
 # Packets among which those of frames shown later may lie (the deepest reordering of H.264 is 16).
 _REORDER_DEPTH = 17
 
@@ -62,16 +64,20 @@ class _Clock:
     def __init__(self, stream: VideoStream) -> None:
         assert stream.time_base is not None
         self._tick_s = stream.time_base
-        self._latest: int | None = None
+        self._highest: list[int] = []  # ascending; several, for a single one may be damage
+        self._behind = 0
 
     def check(self, packet: Packet) -> None:
-        """Raise ClockRestartedError if a packet lies long before an earlier one."""
+        """Raise ClockRestartedError once several packets lie long before several earlier ones."""
         if packet.dts is None:
             return
-        latest = packet.dts if self._latest is None else max(self._latest, packet.dts)
-        if (latest - packet.dts) * self._tick_s > _SETBACK_S:
-            raise ClockRestartedError(float(latest * self._tick_s))
-        self._latest = latest
+        insort(self._highest, packet.dts)
+        reached = self._highest[-_WITNESSES] if len(self._highest) >= _WITNESSES else packet.dts
+        del self._highest[:-_WITNESSES]
+        late = (reached - packet.dts) * self._tick_s > _SETBACK_S
+        self._behind = self._behind + 1 if late else 0
+        if self._behind >= _WITNESSES:
+            raise ClockRestartedError(float(reached * self._tick_s))
 
 
 def find_start(
