@@ -81,8 +81,9 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
 
     ## Episode End
     ``terminated``: an answer, or ``max_turns`` turns. ``truncated``: only a fault of the machinery
-    (a decode error in mid-episode); reward 0.0, ``info["infra_error"]`` says what, and such
-    episodes belong in no loss. The limit of turns is part of the process, never a TimeLimit.
+    (a decode error in mid-episode, a file that was exchanged); reward 0.0, ``info["infra_error"]``
+    says what, and such episodes belong in no loss. The limit of turns is part of the process, never
+    a TimeLimit.
 
     ## Information
     Always: ``task_id``, ``question``, ``options`` (tuple), ``interval`` (tuple, (-1, -1) if none),
@@ -195,7 +196,8 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         Raises:
             ValueError: For unknown options.
             VideoError: If the video cannot be opened or its overview not decoded (with
-                ``on_video_error="skip"`` only if no task of the shard has a usable video).
+                ``on_video_error="skip"`` only if no task of the shard has a usable video, or the
+                machine is to blame).
         """
         super().reset(seed=seed)
         if seed is not None:

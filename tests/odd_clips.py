@@ -104,19 +104,19 @@ def disc(path: Path, aspect: Fraction, *, size: tuple[int, int] = (96, 72)) -> P
     return path
 
 
-def hdr(path: Path, transfer: int, luma: Callable[[int], np.ndarray]) -> Path:
+def hdr(path: Path, transfer: int, luma: Callable[[int], np.ndarray], primaries: int = 9) -> Path:
     """Encode grey pictures of ten bits, limited range, as HEVC with BT.2020 and a transfer."""
     with av.open(str(path), "w") as output:
         options = {"x265-params": "log-level=none:pools=1", "preset": "veryfast", "crf": "5"}
         stream = output.add_stream("libx265", rate=12, options=options)
         stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p10le"
         context = stream.codec_context
-        context.color_trc, context.color_primaries, context.colorspace = transfer, 9, 9
+        context.color_trc, context.color_primaries, context.colorspace = transfer, primaries, 9
         for i in range(12):
             planes = np.full((144, 128), 512, np.uint16)
             planes[:96] = luma(i)
             frame = av.VideoFrame.from_ndarray(planes, "yuv420p10le")
-            frame.color_trc, frame.color_primaries, frame.colorspace = transfer, 9, 9
+            frame.color_trc, frame.color_primaries, frame.colorspace = transfer, primaries, 9
             frame.color_range = 1
             frame.pts, frame.time_base = i, Fraction(1, 12)
             output.mux(stream.encode(frame))

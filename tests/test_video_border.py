@@ -29,6 +29,8 @@ from gym_longvideo.video import (
 from gym_longvideo.video.border import border, is_machine_fault
 from gym_longvideo.video.packets import demux
 from gym_longvideo.video.picture import Painter
+from gym_longvideo.video.probe import open_file
+from gym_longvideo.video.request import Deadline
 
 
 def importable(backend: str) -> bool:
@@ -187,6 +189,27 @@ def test_opening_has_a_deadline_of_its_own_and_that_of_the_read(library, monkeyp
     monkeypatch.setattr("gym_longvideo.video.request.time", fake)
     with pytest.raises(DecodeTimeoutError, match="deadline_s=60"):
         open_video(other)
+
+
+def test_a_file_that_does_not_open_in_time_is_a_time_out(library):
+    class Late(Deadline):
+        left_s = 0.0
+
+        def check(self):
+            pass
+
+    with pytest.raises(DecodeTimeoutError, match="opening took too long"):
+        open_file(str(library["cfr.mkv"]), deadline=Late(None, "", ""))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_backend_takes_a_name_for_a_protocol(library, tmp_path, monkeypatch, backend):
+    monkeypatch.chdir(tmp_path)
+    Path("concat:other.mp4").write_bytes(library["cfr.mp4"].read_bytes())
+    Path("other.mp4").write_bytes(library["open-gop.mp4"].read_bytes())
+    video = open_video("concat:other.mp4", backend=backend)
+    assert numbers_at(video, 7) == [7]
+    video.close()
 
 
 # -- files that are exchanged meanwhile ------------------------------------------------------------

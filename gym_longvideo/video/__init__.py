@@ -75,7 +75,7 @@ def open_video(
     """Open a video file.
 
     Args:
-        path: A local video file.
+        path: A local, regular video file; nothing but this file is opened.
         backend: "pyav" (right on every file we know of, and the fastest), "torchcodec", or
             "decord".
         isolate: Decode in a process apart, so that a decoder that hangs or crashes takes nothing
@@ -84,7 +84,8 @@ def open_video(
         threads: Most threads decoding one read ("pyav" only); frames are the same for any number.
 
     Raises:
-        VideoError: The file cannot be opened; see ``errors.py`` for the kinds.
+        VideoError: The file cannot be opened; see ``errors.py`` for the kinds. Nothing else leaves
+            a video, except ``ValueError`` for times and sizes that make no sense.
         ValueError: Unknown backend, or ``threads`` less than 1.
     """
     path = os.fsdecode(path)

@@ -45,15 +45,17 @@ def border(
     """Let nothing but a ``VideoError`` out of the block.
 
     Args:
-        path: The file, for the message.
-        backend: The backend, for the message.
+        path: The file, for messages that do not name it yet.
+        backend: The backend, likewise.
         kind: What an error that is the file's fault becomes.
         what: What failed, for the message.
     """
     try:
         yield
-    except VideoError:
-        raise
+    except VideoError as error:
+        if error.path:
+            raise
+        raise type(error)(error.reason, path=path, backend=backend) from error
     except Exception as error:
         if is_machine_fault(error):
             raise machine_error(error, path, backend) from error

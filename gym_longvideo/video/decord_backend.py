@@ -134,7 +134,8 @@ class DecordReader:
 
     def _open(self) -> Any:
         try:
-            return self._decord.VideoReader(self._path, num_threads=1)
+            # An absolute path, lest a colon in a name be read as a protocol.
+            return self._decord.VideoReader(os.path.abspath(self._path), num_threads=1)
         except (RuntimeError, OSError) as error:
             kind = UnsupportedCodecError if self._fragile else VideoOpenError
             raise kind(

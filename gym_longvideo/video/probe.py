@@ -34,9 +34,9 @@ TRUNCATED_BELOW = 0.98
 # FFmpeg open what they name. Pictures, text, sound and bare streams are here for a better message.
 _CONTAINERS = (
     *("mov", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "live_flv", "kux", "gif", "asf"),
-    *("ogg", "rm", "mxf", "nut", "wtv", "ivf", "dv", "gxf", "swf", "apng", "h264", "hevc", "vvc"),
-    *("m4v", "mpegvideo", "mjpeg", "h263", "h261", "av1", "obu", "vc1", "yuv4mpegpipe", "tty"),
-    *("mp3", "aac", "wav", "flac", "amr"),
+    *("ogg", "rm", "mxf", "nut", "wtv", "ivf", "dv", "gxf", "swf", "dhav", "nsv", "nuv", "flic"),
+    *("apng", "webp", "h264", "hevc", "vvc", "m4v", "mpegvideo", "mjpeg", "h263", "h261", "av1"),
+    *("obu", "vc1", "yuv4mpegpipe", "tty", "mp3", "aac", "wav", "flac", "amr"),
     *(name for name in av.formats_available if name.endswith("_pipe")),
 )
 _WHITELIST = ",".join(_CONTAINERS)

@@ -123,7 +123,7 @@ class TorchCodecVideo:
         if self._decoder is None:
             try:
                 self._decoder = _decoder_class(self._path)(
-                    self._path,
+                    os.path.abspath(self._path),  # lest a colon in a name be read as a protocol
                     seek_mode="exact",
                     num_ffmpeg_threads=1,  # several threads hang after a fork
                     dimension_order="NHWC",
