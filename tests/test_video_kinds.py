@@ -69,6 +69,16 @@ def test_an_uneven_film_says_so_and_an_even_one_keeps_one_slot_a_frame(library, 
     talk.close()
 
 
+def test_few_frames_are_counted_where_the_container_tells_another_rate(tmp_path):
+    # Twelve frames, 33 ms each, which Matroska calls 25 a second.
+    pts = [33 * i for i in range(12)]
+    video = open_video(clips.h264(tmp_path / "a.mkv", frames=12, fps=25, ticks=1000, pts=pts))
+    assert video.info.frame_count == 12 and video.info.even
+    pool = FramePool(video, size=128, frame_size=(48, 64))
+    assert clips.read_barcodes(pool.read(range(len(pool))).frames) == list(range(12))
+    video.close()
+
+
 def test_whether_as_many_moments_as_frames_show_each():
     assert shows_all([], 10)
     assert shows_all([5], 6)

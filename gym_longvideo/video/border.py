@@ -124,17 +124,23 @@ def check_unchanged(info: VideoInfo, backend: str) -> None:
 
     Raises:
         VideoChangedError: Another file has taken its place, or it was written to.
+        OSError: If the file cannot be looked up.
     """
-    if has_changed(info):
+    try:
+        key = file_key(info.path)
+    except FileNotFoundError:
+        return
+    if key != info.key:
         raise changed_error(info.path, backend)
 
 
 def has_changed(info: VideoInfo) -> bool:
-    """Tell whether another file has taken the place of one, or it was written to."""
+    """Tell whether a file must be opened anew, to read it or to learn what is wrong with it."""
     try:
-        return file_key(info.path) != info.key
-    except FileNotFoundError:
-        return False
+        check_unchanged(info, "")
+    except (VideoChangedError, OSError):
+        return True
+    return False
 
 
 def changed_error(path: str, backend: str) -> VideoChangedError:

@@ -205,8 +205,8 @@ def _measure(container: InputContainer, path: str, key: str, deadline: Deadline)
     duration_s = float((end_pts - first_pts) * time_base)
     shortfall_s = declared_s - duration_s
     truncated = duration_s < TRUNCATED_BELOW * declared_s and shortfall_s > 2 * tick * time_base
-    frame_count = _count_frames(stream.frames, duration_s, fps)
-    even = span.is_even(container, stream, first_pts, end_pts, frame_count, deadline)
+    estimate = _estimate_frames(stream.frames, duration_s, fps)
+    frame_count, even = span.count_frames(container, stream, first_pts, end_pts, estimate, deadline)
     rotation = 0
     if tracks.may_be_rotated(path, container.format.name):
         rotation = tracks.first_rotation(container, stream, first_pts)
@@ -245,7 +245,7 @@ def _measure(container: InputContainer, path: str, key: str, deadline: Deadline)
     )
 
 
-def _count_frames(declared: int, duration_s: float, fps: float | None) -> int | None:
+def _estimate_frames(declared: int, duration_s: float, fps: float | None) -> int | None:
     estimate = max(1, round(duration_s * fps)) if fps else None
     if not declared:
         return estimate

@@ -41,7 +41,8 @@ class VideoInfo:
         duration_s: Playable seconds, measured at the end of the file, not merely declared.
         declared_s: Seconds that the container declares.
         start_s: Container timestamp of the first frame; playback time 0 is this moment.
-        frame_count: Frames the container declares (or an estimate from fps), ``None`` if endless.
+        frame_count: Frames, counted if they are few; else what the container declares (or an
+            estimate from fps), ``None`` if endless.
         truncated: Whether ``duration_s`` falls short of ``declared_s`` by more than 2 %.
         key: Changes when the file's content may have changed (sha1 of path, size, mtime,
             inode).

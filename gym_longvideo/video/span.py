@@ -198,20 +198,22 @@ def _end_of(tail: Sequence[tuple[int, int]], follows_decoding: bool) -> int:
     return max(pts + duration for pts, duration in tail)
 
 
-def is_even(
+def count_frames(
     container: InputContainer,
     stream: VideoStream,
     first_pts: int,
     end_pts: int,
-    frame_count: int | None,
+    estimate: int | None,
     deadline: Deadline,
-) -> bool:
-    """Tell whether so many evenly spaced moments show every frame of a film.
+) -> tuple[int | None, bool]:
+    """Count the frames of a short film.
 
-    Where there are more frames than any pool has, the answer is yes without a look.
+    Returns:
+        Their number, and whether as many evenly spaced moments show each of them. Where there
+        are more frames than any pool has, that is the estimate, and true without a look.
     """
-    if frame_count is None or frame_count >= _FEW_FRAMES:
-        return True
+    if estimate is None or estimate >= _FEW_FRAMES:
+        return estimate, True
     if container.format.name in _JOINABLE:  # where seeking by time lands somewhere near
         container.seek(0, stream=stream, unsupported_byte_offset=True)
     else:
@@ -222,13 +224,17 @@ def is_even(
         pts = timestamp(packet)
         size += packet.size
         if size > _FEW_BYTES:
-            return True
+            return estimate, True
         if pts is not None and first_pts <= pts < end_pts and not packet.is_discard:
             shown.append(pts)
         if len(shown) >= _FEW_FRAMES:
-            break
+            return max(estimate, len(shown)), False
     shown.sort()
-    return shows_all(shown, end_pts)
+    even = shows_all(shown, end_pts)
+    # Off by one where the last frame is cut short: there are no more whole ones then.
+    if not shown or (even and abs(len(shown) - estimate) <= 1):
+        return estimate, even
+    return len(shown), even
 
 
 def shows_all(shown: Sequence[int], end: int) -> bool:
