@@ -327,7 +327,7 @@ def test_no_memory_while_reading_is_not_ridden_over_like_damage(monkeypatch):
         def __init__(self, *found):
             self.found = list(found)
 
-        def demux(self, stream):
+        def demux(self, *streams):
             while self.found:
                 each = self.found.pop(0)
                 if isinstance(each, Exception):

@@ -1,4 +1,4 @@
-"""Packets of one stream, read over damage."""
+"""Packets of streams, read over damage."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def timestamp(packet: Packet) -> int | None:
     return packet.dts if packet.pts is None else packet.pts
 
 
-def demux(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
-    """Yield the stream's packets from where the container stands, riding over read errors."""
+def demux(container: InputContainer, *streams: VideoStream) -> Iterator[Packet]:
+    """Yield packets of the streams from where the container stands, riding over read errors."""
     for _ in range(_MAX_READ_ERRORS):
         try:
-            for packet in container.demux(stream):
+            for packet in container.demux(*streams):
                 if packet.size:  # the last one is empty: a flush signal
                     yield packet
             return

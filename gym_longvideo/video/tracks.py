@@ -84,10 +84,10 @@ def _without_covers(container: InputContainer, streams: list[VideoStream]) -> li
     found = Counter({stream.index: stream.frames for stream in streams})
     if not all(found.values()):  # most containers do not count
         found.clear()
-        for number, packet in enumerate(container.demux(*streams)):
+        for number, packet in enumerate(demux(container, *streams)):
             if number >= _COVER_PACKETS or all(found[s.index] > 1 for s in streams):
                 break
-            found[packet.stream.index] += packet.size > 0
+            found[packet.stream.index] += 1
         container.seek(0)
     return [s for s in streams if found[s.index] > 1] or streams
 
