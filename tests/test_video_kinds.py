@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 
 import clips
@@ -12,12 +13,16 @@ import pytest
 from gym_longvideo.video import (
     FramePool,
     UnsupportedCodecError,
+    VideoError,
     VideoOpenError,
     open_video,
     pool_times,
 )
+from gym_longvideo.video.decord_backend import DecordReader
+from gym_longvideo.video.hazards import find_hazards
 from gym_longvideo.video.hdr import _hlg, _pq
 from gym_longvideo.video.picture import resize
+from gym_longvideo.video.probe import open_file
 from gym_longvideo.video.request import Deadline
 from gym_longvideo.video.span import ClockRestartedError, check_clock, shows_all
 
@@ -113,7 +118,6 @@ def test_recordings_joined_end_to_end_are_refused_with_the_remedy(library, tmp_p
 
 def test_a_large_joined_file_is_looked_at_in_many_places(library, tmp_path, monkeypatch):
     from gym_longvideo.video import span
-    from gym_longvideo.video.probe import open_file
 
     opened = open_file(str(library["h264.ts"]))
     read = []
@@ -156,6 +160,23 @@ def test_a_cover_picture_is_not_the_film(library, tmp_path, suffix, codec, first
     assert info.duration_s == pytest.approx(3.0)
     assert clips.read_barcodes(video.read([1.01, 2.99], size=(48, 64)).frames) == [30, 89]
     video.close()
+
+
+def test_decoders_that_would_take_the_cover_are_told_apart(library, tmp_path):
+    path = odd_clips.with_cover(tmp_path / "film.mp4", library["cfr.mp4"])
+    opened = open_file(str(path))
+    assert "a cover picture before the film" in find_hazards(opened)
+    opened.close()
+
+
+def test_decord_does_not_pass_off_another_stream(library, tmp_path):
+    pytest.importorskip("decord")
+    reader = DecordReader(
+        str(library["cfr.mp4"]),
+        dataclasses.replace(open_video(library["cfr.mp4"]).info, height=360, width=640),
+    )
+    with pytest.raises(VideoError, match="another stream"):
+        reader.read([0.5], size=(48, 64))
 
 
 # -- pixels that are not square --------------------------------------------------------------------

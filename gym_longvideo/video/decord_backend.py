@@ -164,6 +164,8 @@ class DecordReader:
         for start in range(0, len(unique), _CHUNK):
             indices = unique[start : start + _CHUNK]
             for offset, pixels in enumerate(reader.get_batch(indices.tolist()).asnumpy()):
+                if pixels.shape[:2] != (self._info.height, self._info.width):
+                    raise RuntimeError(f"pictures of {pixels.shape[:2]}: of another stream")
                 targets = np.flatnonzero(rows == start + offset)
                 resize(pixels, batch.frames[targets[0]], fit)
                 batch.frames[targets[1:]] = batch.frames[targets[0]]

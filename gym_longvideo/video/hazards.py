@@ -25,7 +25,8 @@ def find_hazards(opened: OpenedVideo) -> set[str]:
 
     Returns:
         Some of "MPEG-TS", "AVI", "edit list", "HDR", "open GOP", "intra refresh", "damage",
-        "pixels that are not square", and the codec as "codec av1".
+        "pixels that are not square", "a cover picture before the film", and the codec as
+        "codec av1".
     """
     hazards = {f"codec {opened.info.codec}"}
     if opened.info.container == "mpegts":
@@ -39,6 +40,9 @@ def find_hazards(opened: OpenedVideo) -> set[str]:
     if opened.info.hdr:
         hazards.add("HDR")
     container, stream = opened.container, opened.stream
+    best = container.streams.best("video")
+    if best is not None and best.index != stream.index:
+        hazards.add("a cover picture before the film")
     keys = []
     key_pts: int | None = None
     try:

@@ -26,6 +26,7 @@ from gym_longvideo.video.source import Fit, FrameBatch, VideoInfo
 
 BACKEND = "torchcodec"
 _KNOWN_BAD = {"MPEG-TS", "AVI", "intra refresh", "HDR"}
+_KNOWN_BAD |= {"a cover picture before the film"}
 # Frames decoded between two looks at the clock.
 _CHUNK = 8
 # A time this close before a frame means that frame: seconds are floats.
