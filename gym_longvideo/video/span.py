@@ -1,9 +1,9 @@
 """Where the pictures of a file begin and end, and whether each is shown for as long.
 
 Nothing here scans a long file, save FLV, where seeking does: the beginning takes a few packets, the
-end one seek. Both are measured rather than believed, since declared durations are wrong for truncated files and start
-offsets, edit lists hide the packets before the first displayed frame, and where frames are
-reordered MP4 tells how far packets lie apart, not how long frames are shown.
+end one seek. Both are measured rather than believed, since declared durations are wrong for
+truncated files and start offsets, edit lists hide the packets before the first displayed frame, and
+where frames are reordered MP4 tells how far packets lie apart, not how long frames are shown.
 """
 
 from __future__ import annotations
