@@ -11,7 +11,7 @@ BUILD := build/venv
 make_venv = $(PYTHON) -m venv $(1) || { $(PYTHON) -m pip install -q --target build/virtualenv \
 	virtualenv && PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv -q --clear $(1); }
 
-.PHONY: demo test slow lint format types dist dist-check clean
+.PHONY: demo test slow fuzz lint format types dist dist-check clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m examples.demo
@@ -21,6 +21,9 @@ test: $(VENV)/dev.stamp
 
 slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -q -m slow
+
+fuzz: $(VENV)/dev.stamp
+	$(BIN)/python tests/fuzz_videos.py
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ from gym_longvideo.rewards import LedgerRow
 from gym_longvideo.settings import EnvSettings
 from gym_longvideo.suite import Suite, load_suite, question_text, utf8_prefix
 from gym_longvideo.task import Task
-from gym_longvideo.video import VideoError
+from gym_longvideo.video import BackendUnavailableError, MachineError, VideoError
 from gym_longvideo.video.errors import VideoOpenError
 from gym_longvideo.viewer import Viewer
 
@@ -81,8 +81,9 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
 
     ## Episode End
     ``terminated``: an answer, or ``max_turns`` turns. ``truncated``: only a fault of the machinery
-    (a decode error in mid-episode); reward 0.0, ``info["infra_error"]`` says what, and such
-    episodes belong in no loss. The limit of turns is part of the process, never a TimeLimit.
+    (a decode error in mid-episode, a file that was exchanged); reward 0.0, ``info["infra_error"]``
+    says what, and such episodes belong in no loss. The limit of turns is part of the process, never
+    a TimeLimit.
 
     ## Information
     Every key at every step, of one shape and type: ``task_id``, ``question``, ``options`` (tuple of
@@ -196,7 +197,8 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         Raises:
             ValueError: For unknown options.
             VideoError: If the video cannot be opened or its overview not decoded (with
-                ``on_video_error="skip"`` only if no task of the shard has a usable video).
+                ``on_video_error="skip"`` only if no task of the shard has a usable video, or the
+                machine is to blame).
         """
         super().reset(seed=seed)
         if seed is not None:
@@ -314,14 +316,22 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             try:
                 return self._start(task)
             except VideoError as error:
-                if self.on_video_error == "raise":
+                # Where the machine is short of something, or lacks the backend, no file is to
+                # blame: the next one would fail as well.
+                blameless = isinstance(error, MachineError | BackendUnavailableError)
+                if self.on_video_error == "raise" or blameless:
                     raise
-                self.skipped.append((task.task_id, f"{type(error).__name__}: {error}"))
+                self._skip(task, error)
         last_id, last_error = self.skipped[-1]
         raise VideoError(
             f"no task of the {len(self.order.indices)} in this shard has a usable video; "
             f"the last one, {last_id!r}, failed with {last_error}"
         )
+
+    def _skip(self, task: Task, error: VideoError) -> None:
+        """Write down a task that was skipped, once however often its turn comes."""
+        self.skipped[:] = [entry for entry in self.skipped if entry[0] != task.task_id]
+        self.skipped.append((task.task_id, f"{type(error).__name__}: {error}"))
 
     def _start(self, task: Task) -> None:
         if len(task.options) > self.max_options:
@@ -342,7 +352,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             task,
             pool_times,
             info.duration_s,
-            info.fps,
+            info.fps if info.even else None,
             self.max_turns,
             self.budget,
             self.retrieval,

@@ -19,6 +19,7 @@ from gym_longvideo.settings import EnvSettings
 from gym_longvideo.suite import Suite
 from gym_longvideo.task import Task
 from gym_longvideo.video import DiskCache, FrameCache, FramePool, FrameStatus, ReaderPool, VideoInfo
+from gym_longvideo.video.border import changed_error
 from gym_longvideo.video.cache import PoolCache
 from gym_longvideo.video.pool import pool_times
 from gym_longvideo.video.source import Fit
@@ -53,6 +54,7 @@ class Viewer:
         self._frames: np.ndarray | None = None  # what was decoded; None for what is drawn
         self._readers = ReaderPool()
         self._task: Task | None = None
+        self._key = ""  # of the video of this episode
         self._pool: FramePool | None = None
         self._last: tuple[np.ndarray | None, np.ndarray] = None, _NO_TIMES
         self._draw: Callable[[np.ndarray, np.ndarray, Fit], None] | None = None
@@ -89,7 +91,9 @@ class Viewer:
         self._drawn = set()
         self._last = None, _NO_TIMES
         self._task = task
-        return self._open(task)
+        times, info = self._open(task)
+        self._key = info.key
+        return times, info
 
     def _open(self, task: Task) -> tuple[np.ndarray, VideoInfo]:
         started, asked = time.perf_counter(), self.settings
@@ -174,7 +178,10 @@ class Viewer:
     def _open_again(self) -> None:
         if self._pool is None and self._draw is None:  # closed, or a copy pickled in mid-episode
             assert self._task is not None
-            self._open(self._task)
+            _, info = self._open(self._task)
+            if info.key != self._key:
+                self._pool = self._draw = None
+                raise changed_error(info.path, self.settings.backend)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None, "_draw": None}
