@@ -200,7 +200,7 @@ class TrainConfig:
 
     def env_options(self) -> dict[str, Any]:
         """Return the other keyword arguments of the environments."""
-        return {**self.source.settings, "reward": self.reward, **self.env}
+        return self.source.settings_under({"reward": self.reward, **self.env})
 
     def made_for(self) -> MadeFor:
         """Return what a policy that is trained so is made for."""

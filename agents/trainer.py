@@ -29,7 +29,7 @@ from agents.model.policy import MLLMPolicy
 from agents.parallel import Processes
 from agents.ppo import PPOLearner
 from agents.rollout import RolloutCollector, TrainingOrder, play
-from agents.source import frame_cost
+from agents.source import check_frames, frame_cost, frame_tokens
 from agents.trajectory import Trajectory
 from gym_longvideo.command import check_directory
 from gym_longvideo.env import LongVideoQAEnv
@@ -78,10 +78,15 @@ class Trainer:
         if self.processes.main:
             check_directory(self.out)
         torch.manual_seed(config.seed)  # adapters and heads start alike in all processes
-        frame_size = _base(envs[0][0]).frame_size
+        seen = _base(envs[0][0]).viewer.settings
+        frame_size = seen.frame_shape if seen.max_pixels is None else None
         self.policy = policy or config.load_policy(self.processes.device, frame_size)
         grid = self.policy.codec.grid
-        grid.tokens(*frame_size)  # or no frame can be read
+        unit = grid.patch * grid.merge
+        check_frames(seen, unit, config.model)
+        if frame_size is not None:
+            grid.tokens(*frame_size)  # or no frame can be read
+        self.policy.remember(self.share * seen.budget.total, frame_tokens(seen, unit))
         if self.processes.main:
             if config.preset == "tiny" and config.source.is_large:
                 logger.warning(
@@ -90,8 +95,7 @@ class Trainer:
                     "use preset='recommended', or make_train_config(model=%r)",
                     config.model, config.max_new_tokens, config.model,
                 )  # fmt: skip
-            frames = _base(envs[0][0]).budget.total
-            logger.info("%s", frame_cost(frame_size, frames, grid.patch * grid.merge))
+            logger.info("%s", frame_cost(seen, unit))
         bonus = RetrievalBonus(config.bonus_stages, config.bonus_patience) if config.bonus else None
         self.learner = PPOLearner(
             self.policy, config.ppo, bonus=bonus, seed=config.seed, processes=self.processes

@@ -181,8 +181,10 @@ def evaluate(
             )
         stack.callback(player.close)
         if source is not None and source.kind == "endpoint":
-            cost = frame_cost(probe.frame_size, probe.budget.total)
-            _log.info("counted as Qwen2.5-VL does, %s", cost)
+            seen = probe.viewer.settings
+            unit = seen.pixel_unit
+            cost = frame_cost(seen)
+            _log.info("for a model that makes a token of %d x %d pixels, %s", unit, unit, cost)
         card = make_card(
             probe,
             tasks,
@@ -229,7 +231,7 @@ def _as_made_for(
     """Fill in what was left open with what a policy was made for; warn of what differs."""
     if source is None:
         return protocol or "tags", dict(env)
-    made_for, chosen = source.made_for, {**source.settings, **env}
+    made_for, chosen = source.made_for, source.settings_under(env)
     if made_for is None:
         return protocol or "tags", chosen
     protocol = protocol or made_for.protocol
