@@ -15,8 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gym_longvideo.files import reason, write_whole
+
 _EXTRAS = {
-    **dict.fromkeys(("agents", "torch", "transformers", "peft", "accelerate", "tyro"), "agents"),
+    **dict.fromkeys(
+        ("agents", "torch", "transformers", "peft", "accelerate", "tyro", "filelock"), "agents"
+    ),
     **dict.fromkeys(("benchmarks", "torchmetrics", "pyarrow", "openai"), "benchmarks"),
     **dict.fromkeys(("scipy", "matplotlib"), "study"),
     **dict.fromkeys(("stable_baselines3", "sb3_contrib"), "sb3"),
@@ -105,15 +109,12 @@ def check_directory(path: str | os.PathLike[str]) -> None:
         for each in made:
             each.rmdir()
     except OSError as error:
-        raise ValueError(f"out={str(path)!r} cannot be written to: {error}") from None
+        raise ValueError(f"out={str(path)!r} cannot be written to: {reason(error)}") from None
 
 
 def write_config(directory: str | Path, values: Mapping[str, Any]) -> None:
     """Write ``config.json`` of a run, whole or not at all."""
-    path = Path(directory) / CONFIG
-    draft = path.with_name(f".{CONFIG}.part")
-    draft.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    write_whole(Path(directory) / CONFIG, json.dumps(values, indent=2) + "\n")
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

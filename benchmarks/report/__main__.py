@@ -9,7 +9,6 @@ for, with what differs. The same runs give the same files, byte for byte.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from benchmarks.report.html_page import render_html
 from benchmarks.report.markdown import render_markdown
 from benchmarks.report.sections import make_sections, read_entries
 from gym_longvideo.command import as_command
+from gym_longvideo.files import replace
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _write(path: Path, text: str) -> Path:
     part = path.with_name(f".{path.name}.part")
     try:
         part.write_bytes(text.encode("utf-8", "replace"))
-        os.replace(part, path)
+        replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise OSError(f"{path} cannot be written: {error}") from None

@@ -216,7 +216,7 @@ class DiskCache:
             }
         pixels.flush()
         temporary = self._temporary(key)
-        temporary.write_text(json.dumps(index))
+        temporary.write_text(json.dumps(index), encoding="utf-8")
         os.replace(temporary, self._path(key, ".json"))
 
     def _create(self, key: PoolKey) -> None:
@@ -229,7 +229,7 @@ class DiskCache:
     def _load(self, key: PoolKey) -> dict[str, Any] | None:
         path = self._path(key, ".json")
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError) as error:
