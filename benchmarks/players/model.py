@@ -22,13 +22,14 @@ import torch
 import transformers
 
 from agents.checkpoint import load_policy
+from agents.keeping.saved import CheckpointError
 from agents.model.chat import Block
 from agents.model.decoding import DecodeSession
 from agents.model.policy import MLLMPolicy
 from agents.model.sampling import Reply, Sampling
 from agents.parallel import usable_device
 from agents.rollout import RolloutCollector
-from agents.source import CheckpointError, MadeFor, PolicySource, frame_cost
+from agents.source import MadeFor, PolicySource, frame_cost
 from agents.trajectory import Trajectory
 from benchmarks.players.player import Job, MakeEnv, MeteredText, Played, describe, new_cost
 from gym_longvideo import checks
