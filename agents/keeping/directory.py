@@ -118,12 +118,12 @@ def claim(out: str, resume: str = "") -> tuple[Hold, Path | None]:
             resumed = newest_intact(hold.directory)
         else:
             resumed = find(resume) if resume else None
-        _check_history(hold.directory, resumed, anew=resume == AUTO)
         check_way(
             hold.directory,
             files=("metrics.jsonl", "config.json", "latest"),
             folders=("samples", "records", "tensorboard", "checkpoint-[0-9]*"),
         )
+        _check_history(hold.directory, resumed, anew=resume == AUTO)
     except BaseException:
         hold.abandon()
         raise
