@@ -7,6 +7,7 @@ Commands of this package are built on argparse, those that need torch or pyarrow
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -105,9 +106,10 @@ def check_directory(path: str | os.PathLike[str]) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
-        probe.unlink()
-        for each in made:
-            each.rmdir()
+        probe.unlink(missing_ok=True)  # another process may be looking too
+        with contextlib.suppress(OSError):  # it is not empty: another process writes there
+            for each in made:
+                each.rmdir()
     except OSError as error:
         raise ValueError(f"out={str(path)!r} cannot be written to: {reason(error)}") from None
 

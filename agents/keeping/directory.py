@@ -44,8 +44,12 @@ class Hold:
         self.directory = Path(directory)
         path = self.directory / LOCK
         self._made = [p for p in (self.directory, *self.directory.parents) if not p.exists()]
-        with writing(self.directory, FileExistsError if fresh else ()):
+        try:
             self.directory.mkdir(parents=True, exist_ok=not fresh)
+        except OSError as error:
+            if fresh and isinstance(error, FileExistsError):
+                raise
+            raise RunError(f"{self.directory} could not be made: {reason(error)}") from error
         self._lock = filelock.FileLock(path, timeout=0, thread_local=False)
         try:
             self._lock.acquire()
@@ -57,7 +61,7 @@ class Hold:
         except (OSError, NotImplementedError) as error:
             self._unmake()
             raise RunError(
-                f"{path} cannot be locked ({error}); use a local disk on which you may write"
+                f"{path} cannot be locked ({reason(error)}); use a local disk that you may write to"
             ) from error
         with contextlib.suppress(OSError):  # it only serves to say who it was
             text = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
@@ -151,16 +155,14 @@ def check_way(directory: Path, *, files: Collection[str], folders: Collection[st
 
 
 @contextlib.contextmanager
-def writing(path: Path, but: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Tell which file could not be written, and whether the disk is full.
 
     Raises:
-        RunError: If anything inside raises an OSError, except for those of the type ``but``.
+        RunError: If anything inside raises an OSError.
     """
     try:
         yield
-    except but:
-        raise
     except OSError as error:
         raise RunError(f"{path} could not be written: {reason(error)}") from error
 

@@ -21,8 +21,9 @@ def not_finite(named: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
     """Return the names of the tensors that hold a NaN or an infinity."""
     names, flags = [], []
     for name, tensor in named:
-        names.append(name)
-        flags.append(tensor.detach().isfinite().all())
+        if tensor.is_floating_point() and tensor.element_size() > 1:  # bytes are quantised
+            names.append(name)
+            flags.append(tensor.detach().isfinite().all())
     found = torch.stack([flag.cpu() for flag in flags]).tolist() if flags else []
     return [name for name, finite in zip(names, found, strict=True) if not finite]
 
