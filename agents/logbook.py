@@ -139,7 +139,7 @@ def cut_board(directory: Path, step: int) -> None:
     from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    for path in sorted(directory.glob("events.out.tfevents.*")):
+    for place, path in enumerate(sorted(directory.glob("events.out.tfevents.*"))):
         draft = path.with_name(f".{path.name}.part")
         kept = 0
         with draft.open("wb") as stream:
@@ -152,11 +152,13 @@ def cut_board(directory: Path, step: int) -> None:
                 elif event.step < step and _CONFIG_TAG not in tags:
                     writer.write(raw)
                     kept += 1
-        if kept:
-            replace(draft, path)
-        else:
+        if not kept:
             path.unlink()
             draft.unlink()
+            continue
+        replace(draft, path)
+        # Files are read in the order of their names, in which seconds come first, then process ids.
+        replace(path, path.with_name(f"events.out.tfevents.{place:010}.earlier"))
 
 
 def transcript(trajectory: Trajectory, codec: ChatCodec) -> str:

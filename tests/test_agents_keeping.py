@@ -295,6 +295,19 @@ def test_tensorboard_shows_nothing_twice_after_a_resume(tmp_path):
     assert len(board.Tensors("config/text_summary")) == 1
 
 
+def test_tensorboard_reads_a_run_in_order_however_its_files_are_called(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    names = iter(range(99, 0, -1))  # of processes: later ones are read first
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer.os.getpid", names.__next__)
+    for step in (0, 1, 2, 2):
+        book = Logbook(tmp_path, step=step)
+        book.write(step, {"charts/return": float(step)})
+        book.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("charts/return")] == [0, 1, 2]
+
+
 def test_a_run_begun_anew_forgets_the_events_of_the_first_attempt(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
