@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from agents.keeping.saved import CheckpointError, find, read_state
 from agents.scripted import AGENTS
 from gym_longvideo import checks
 from gym_longvideo.command import json_object
@@ -23,17 +24,11 @@ TINY = "tiny"  # the name of the policy that is shipped
 WEIGHTS = Path(__file__).parent / "weights" / TINY
 MADE_FOR_FILE = "longvideo.json"
 _FORMAT = 1  # of that file
-FORMAT = 1  # of a checkpoint
-STATE, LATEST = "state.json", "latest"
 _LARGE = 512  # hidden size; the smallest published vision-language models have 576
 _FRAME_SIZE = 224  # of large models, in pixels: what is left for the numeric observation
 FRAME_TOKENS = 128  # of a frame that a large model sees
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+\Z")
 EPISODE_SETTINGS = tuple(each.name for each in fields(EpisodeSettings))
-
-
-class CheckpointError(Exception):
-    """A checkpoint could not be written, read, or does not belong here."""
 
 
 @dataclass(frozen=True)
@@ -348,53 +343,3 @@ def made_for_of_state(state: Mapping[str, Any]) -> MadeFor:
         suite=config["suite"],
         suite_options=config["suite_options"] or (own.suite_options if own else {}),
     )
-
-
-def latest(directory: Path) -> Path | None:
-    """Return the checkpoint of a run that ``latest`` points to, or else the newest complete one."""
-    paths = checkpoints(directory)
-    if (directory / LATEST).is_file():
-        paths.append(directory / (directory / LATEST).read_text().strip())
-    return next((path for path in reversed(paths) if (path / STATE).is_file()), None)
-
-
-def checkpoints(directory: Path) -> list[Path]:
-    """Return the checkpoints of a run, complete or not, the oldest first."""
-    return sorted(directory.glob("checkpoint-" + "[0-9]" * 6))
-
-
-def find(path: str | Path) -> Path:
-    """Return the checkpoint at a path, which may be a run's directory.
-
-    Raises:
-        CheckpointError: If there is none.
-    """
-    path = Path(path)
-    if (path / STATE).is_file():
-        return path
-    found = latest(path)
-    if found is None:
-        raise CheckpointError(
-            f"{path} is no checkpoint, and no run that has one; pass the directory of a run, or "
-            "one named checkpoint-..."
-        )
-    return found
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """Return ``state.json`` of a checkpoint.
-
-    Raises:
-        CheckpointError: If this version of the library cannot read it.
-    """
-    try:
-        state = json.loads((path / STATE).read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        found = state if isinstance(state, dict) else {}
-        raise CheckpointError(
-            f"checkpoint {path} has format {found.get('format')!r}, written by gym-longvideo "
-            f"{found.get('library')}; this version reads {FORMAT}"
-        )
-    return state

@@ -41,6 +41,7 @@ from gym_longvideo import checks
 from gym_longvideo.command import Parser, as_command, check_directory, fail, write_config
 from gym_longvideo.env import SETTINGS, LongVideoQAEnv
 from gym_longvideo.extras import require
+from gym_longvideo.files import portable
 from gym_longvideo.protocol import PROTOCOLS, example_turn, make_protocol
 from gym_longvideo.settings import EpisodeSettings
 from gym_longvideo.suite import Suite
@@ -195,7 +196,7 @@ def evaluate(
             seed=seed,
             policy=player.policy,
         )
-        directory = Path(out or Path("runs") / f"evaluate-{loaded.name}-{card.hash}")
+        directory = Path(out or Path("runs") / portable(f"evaluate-{loaded.name}-{card.hash}"))
         keys = _distinct(tasks.keys())
         writer = stack.enter_context(RunWriter(directory, card, keys))
         if source is not None and isinstance(suite, str):

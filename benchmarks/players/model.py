@@ -22,6 +22,7 @@ import torch
 import transformers
 
 from agents.checkpoint import load_policy
+from agents.keeping.saved import CheckpointError
 from agents.model.chat import Block
 from agents.model.decoding import DecodeSession
 from agents.model.policy import MLLMPolicy
@@ -29,7 +30,6 @@ from agents.model.sampling import Reply, Sampling
 from agents.parallel import usable_device
 from agents.rollout import RolloutCollector
 from agents.source import (
-    CheckpointError,
     MadeFor,
     PolicySource,
     check_frames,
