@@ -12,8 +12,9 @@ same frames. Ours reads with two threads, its default; decord takes all cores by
 torchcodec and textbook PyAV the faster of one thread and all cores counts. Like goes with like in
 the comparison with the floor: one reader in one thread, against the frames between keyframe and
 target times what one frame costs in plain sequential decoding on one core. Contenders take turns,
-each in a process of its own; medians count. What drawn videos cost is in ``steps.py``. Absolute seconds depend on the machine, ratios hardly:
-only ratios are reported, the worst over the files.
+each in a process of its own; medians count. What steps of drawn
+videos cost is measured in ``steps.py``. Absolute seconds depend on the machine, ratios hardly: only
+ratios are reported, the worst over the files.
 """
 
 from __future__ import annotations
