@@ -224,6 +224,7 @@ class LongVideoQAVectorEnv(SyncVectorEnv):
 
     def _batch(self) -> dict[str, np.ndarray]:
         """Return what all environments show now."""
+        turns = [env._running().turn for env in self.envs]
         batch: Any = self._observations
         if self.copy:
             batch = {key: np.empty_like(array) for key, array in batch.items()}
@@ -238,7 +239,7 @@ class LongVideoQAVectorEnv(SyncVectorEnv):
         for key in ("seen", "question", "options"):
             rows = [getattr(env, f"_{key}") for env in self.envs]
             np.concatenate(rows, out=batch[key].reshape(-1))
-        batch["turn"][:, 0] = [env._running().turn for env in self.envs]
+        batch["turn"][:, 0] = turns
         return batch
 
 
@@ -278,10 +279,10 @@ def _stack(values: tuple[Any, ...], places: Sequence[int], count: int) -> Any:
         return stack_infos(values, places, count)
     if isinstance(first, np.ndarray):
         array, blank = np.array(values), 0
-    elif isinstance(first, (bool, int, float)):
-        array, blank = np.array(values, type(first)), 0
     else:
-        array, blank = np.fromiter(values, object, len(values)), None
+        number = isinstance(first, (bool, int, float))
+        array = np.fromiter(values, type(first) if number else object, len(values))
+        blank = 0 if number else None
     if len(values) == count:
         return array
     whole = np.full((count, *array.shape[1:]), blank, array.dtype)

@@ -51,7 +51,16 @@ class HaystackVideo:
     asked for and ``info.fps`` is None.
     """
 
-    __slots__ = ("_event_ends_s", "_event_starts_s", "_looks", "_starts_s", "info", "key", "world")
+    __slots__ = (
+        "_cuts_s",
+        "_event_ends_s",
+        "_event_starts_s",
+        "_looks",
+        "_tracks",
+        "info",
+        "key",
+        "world",
+    )
 
     def __init__(self, world: World, key: str) -> None:
         self.world = world
@@ -72,7 +81,8 @@ class HaystackVideo:
             key=key,
         )
         self._looks = np.array(world.looks)
-        self._starts_s = np.array(world.starts_s)
+        self._cuts_s = np.array(world.starts_s[1:])  # where one scene gives way to the next
+        self._tracks = np.arange(len(world.looks)) * 37 + world.motion  # of the first block
         self._event_starts_s = np.array(world.event_starts_s)
         # Of the event before: there is none before the first.
         self._event_ends_s = np.array([-1.0, *[event.end_s for event in world.events]])
@@ -169,7 +179,7 @@ class HaystackVideo:
             after, world = first + len(times), video.world
             if bars:
                 frames[first:after] = 0
-            scenes = video._starts_s.searchsorted(times, "right") - 1
+            scenes = video._cuts_s.searchsorted(times, "right")
             looks = video._looks.take(scenes)
             if backgrounds is not None:
                 backgrounds.take(looks, axis=0, out=picture[first:after], mode="clip")
@@ -178,7 +188,7 @@ class HaystackVideo:
                     picture[place] = _background(look, height, width)
             if world.blocks:
                 moved = moving.setdefault(world.blocks, [])
-                moved.append((np.arange(first, after), times, scenes * 37 + world.motion))
+                moved.append((np.arange(first, after), times, video._tracks.take(scenes)))
             if world.events:
                 started = video._event_starts_s.searchsorted(times, "right")
                 on = (times < video._event_ends_s.take(started)).nonzero()[0].tolist()
