@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
 import gymnasium as gym
@@ -164,17 +165,20 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
 
         height, width = self.frame_size
         count = max(self.budget.overview, self.budget.retrieval)
-        parts = {
-            "frames": spaces.Box(0, 255, (count, height, width, 3), np.uint8),
-            "frame_index": spaces.Box(-1, self.pool_size - 1, (count,), np.int64),
-            "frame_time": spaces.Box(-1.0, _LONGEST_S, (count,), np.float32),
-            "seen": spaces.Box(0, 1, (self.pool_size,), np.int8),
-            "question": spaces.Box(0, 255, (given.question_bytes,), np.uint8),
-            "options": spaces.Box(0, 1, (self.max_options,), np.int8),
-            "turn": spaces.Box(0, self.max_turns, (1,), np.int64),
-        }
-        self._parts = [(key, box.shape, box.dtype) for key, box in parts.items()]
-        self.observation_space = spaces.Dict(parts)
+        self._frames_shape = (count, height, width, 3)
+        self._no_index = np.full(count, -1, np.int64)
+        self._no_time = np.full(count, -1.0, np.float32)
+        self.observation_space = spaces.Dict(
+            {
+                "frames": spaces.Box(0, 255, self._frames_shape, np.uint8),
+                "frame_index": spaces.Box(-1, self.pool_size - 1, (count,), np.int64),
+                "frame_time": spaces.Box(-1.0, _LONGEST_S, (count,), np.float32),
+                "seen": spaces.Box(0, 1, (self.pool_size,), np.int8),
+                "question": spaces.Box(0, 255, (given.question_bytes,), np.uint8),
+                "options": spaces.Box(0, 1, (self.max_options,), np.int8),
+                "turn": spaces.Box(0, self.max_turns, (1,), np.int64),
+            }
+        )
         self._nvec = (2, self.pool_size, self.pool_size, self.max_options)
         self.action_space = spaces.MultiDiscrete(list(self._nvec))
 
@@ -381,19 +385,16 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         try:
             # Python numbers compare several times faster than those of numpy.
             given = action.tolist() if isinstance(action, np.ndarray) else list(action)
-            parts = [int(part) for part in given]
-            inside = len(parts) == 4 and parts == given
-            inside = inside and all(
-                0 <= part < n for part, n in zip(parts, self._nvec, strict=True)
-            )
+            op, start, end, choice = parts = [int(part) for part in given]
+            inside = parts == given and 0 <= op < 2 and 0 <= choice < self.max_options
+            inside = inside and 0 <= start < self.pool_size and 0 <= end < self.pool_size
         except (TypeError, ValueError, OverflowError):
-            parts, inside = [], False
+            op, start, end, choice, inside = 0, 0, 0, 0, False
         if not inside:
             raise ValueError(
                 f"action {action!r} is outside MultiDiscrete({list(self._nvec)}): "
                 "(op: 0 retrieve, 1 answer; start; end; choice)"
             )
-        op, start, end, choice = parts
         return Answer(choice) if op == ANSWER else Retrieve(start, end)
 
     def _show(self, view: View) -> None:
@@ -401,23 +402,23 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         self._seen[view.frame_index] = 1  # only what really arrived
 
     def _observation(self) -> dict[str, Any]:
-        observation = {key: np.empty(shape, kind) for key, shape, kind in self._parts}
-        self.viewer.put(observation["frames"])
-        self._write(observation)
-        return observation
-
-    def _write(self, observation: Mapping[str, np.ndarray]) -> None:
-        """Write everything but the frames into arrays of the observation space."""
-        view, times = self.viewer.view, self.viewer.times
-        count = len(times)
-        observation["frame_index"][:count] = view.frame_index[:count]
-        observation["frame_index"][count:] = -1
-        observation["frame_time"][:count] = times
-        observation["frame_time"][count:] = -1.0
-        observation["seen"][:] = self._seen
-        observation["question"][:] = self._question
-        observation["options"][:] = self._options
-        observation["turn"][0] = self._running().turn
+        episode, viewer = self._running(), self.viewer
+        count = len(viewer.times)
+        frames = np.empty(self._frames_shape, np.uint8)
+        viewer.put(frames)
+        frame_index = self._no_index.copy()
+        frame_index[:count] = viewer.view.frame_index[:count]
+        frame_time = self._no_time.copy()
+        frame_time[:count] = viewer.times
+        return {
+            "frames": frames,
+            "frame_index": frame_index,
+            "frame_time": frame_time,
+            "seen": self._seen.copy(),
+            "question": self._question.copy(),
+            "options": self._options.copy(),
+            "turn": np.array([episode.turn], np.int64),
+        }
 
     def _info(self, paid: LedgerRow) -> dict[str, Any]:
         episode = self._running()
@@ -444,7 +445,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             "outcome": episode.outcome,
             "turn_rewards": episode.turn_rewards() if over else np.zeros(self.max_turns),
             "answer_index": task.answer_index if known else -1,
-            "segments": json.dumps(task.segments_s) if over else "",
+            "segments": _to_json(task.segments_s) if over else "",
         }
 
 
@@ -459,6 +460,9 @@ def _checked(action: Action) -> Action:
         *(checks.whole(f"{kind.__name__}.{each.name}", getattr(action, each.name))
           for each in fields(kind))
     )  # fmt: skip
+
+
+_to_json = lru_cache(maxsize=4096)(json.dumps)
 
 
 def _judged(iou: float) -> float:

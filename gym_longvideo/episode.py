@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -158,14 +159,19 @@ class TurnLog:
         return TurnFacts(_OPS[type(self.action)], self.iou)
 
 
+@lru_cache(maxsize=64)
 def overview_frame_index(pool_length: int, count: int) -> np.ndarray:
     """Return at most ``count`` int64 pool indices, in the middle of equal parts of the pool.
+
+    The array is shared, and cannot be written to.
 
     >>> overview_frame_index(128, 4).tolist()
     [16, 48, 80, 112]
     """
     count = min(count, pool_length)
-    return (2 * np.arange(count) + 1) * pool_length // (2 * max(count, 1))
+    frame_index = (2 * np.arange(count) + 1) * pool_length // (2 * max(count, 1))
+    frame_index.setflags(write=False)
+    return frame_index
 
 
 def stride_frame_index(start: int, end: int, count: int) -> np.ndarray:

@@ -159,7 +159,16 @@ class Viewer:
 
     def put(self, frames: np.ndarray) -> None:
         """Write the pixels of what is shown now into the first n of ``frames``, zeros after."""
-        put_together([self], frames[None])
+        count = len(self.times)
+        frames[count:] = 0
+        if self._frames is not None and self._shape == frames.shape[1:3]:
+            frames[:count] = self._frames
+        elif self._frames is not None:  # shown as they are elsewhere
+            for shown, out in zip(self._frames, frames, strict=False):
+                resize(shown, out, self.settings.fit)
+        elif count:
+            self._open_again()
+            self._drawable.draw(self.times, frames[:count], self.settings.fit)
 
     def blank(self, view: View = EMPTY_VIEW) -> None:
         """Show no pixels."""
@@ -171,9 +180,7 @@ class Viewer:
         self._readers.close()
 
     def _open_again(self) -> None:
-        if (
-            self._pool is None and self._drawable is None
-        ):  # closed, or a copy pickled in mid-episode
+        if self._pool is None and self._drawable is None:  # closed, or a copy that was pickled
             assert self._task is not None
             _, info = self._open(self._task)
             if info.key != self._key:
@@ -185,33 +192,25 @@ class Viewer:
 
 
 def put_together(viewers: Sequence[Viewer], frames: np.ndarray) -> None:
-    """Write the pixels of what each viewer shows into the first of its frames, zeros after.
+    """Write what each of n viewers shows as its ``put`` does, drawing as much at once as can be.
 
     Args:
-        viewers: n viewers of the same settings.
+        viewers: Viewers of the same settings.
         frames: (n, F, H, W, 3) uint8, C-contiguous; written to.
     """
-    flat = frames.reshape(-1, *frames.shape[2:])
-    drawn: dict[type, list[tuple[Any, np.ndarray, int]]] = {}
+    alike: dict[type, list[tuple[Any, np.ndarray, int]]] = {}
     for i, viewer in enumerate(viewers):
-        times, count = viewer.times, len(viewer.times)
-        frames[i, count:] = 0
-        if not count:
-            continue
-        if viewer._frames is not None:
-            if viewer._frames.shape[1:] == frames.shape[2:]:
-                frames[i, :count] = viewer._frames
-            else:
-                for shown, out in zip(viewer._frames, frames[i], strict=False):
-                    resize(shown, out, viewer.settings.fit)
-            continue
-        viewer._open_again()
-        video = viewer._drawable
-        if hasattr(video, "draw_together"):
-            drawn.setdefault(type(video), []).append((video, times, i * frames.shape[1]))
-        else:
-            video.draw(times, frames[i, :count], viewer.settings.fit)
-    for kind, parts in drawn.items():
+        count = len(viewer.times)
+        if count and viewer._frames is None:
+            viewer._open_again()
+            video = viewer._drawable
+            if hasattr(video, "draw_together"):
+                alike.setdefault(type(video), []).append((video, viewer.times, i * frames.shape[1]))
+                frames[i, count:] = 0
+                continue
+        viewer.put(frames[i])
+    flat = frames.reshape(-1, *frames.shape[2:])
+    for kind, parts in alike.items():
         kind.draw_together(parts, flat, viewers[0].settings.fit)  # type: ignore[attr-defined]
 
 

@@ -17,7 +17,7 @@ from gym_longvideo.haystack.cache import ArrayCache
 from gym_longvideo.haystack.dice import mix
 from gym_longvideo.haystack.glyphs import Glyph, card_side, draw_card, draw_ink
 from gym_longvideo.haystack.looks import BEACON, LOOKS, draw_look
-from gym_longvideo.haystack.world import World
+from gym_longvideo.haystack.world import Event, World
 from gym_longvideo.video.source import Fit, FrameBatch, VideoInfo
 
 NATIVE_SIDE = 224
@@ -51,7 +51,16 @@ class HaystackVideo:
     asked for and ``info.fps`` is None.
     """
 
-    __slots__ = ("_event_ends_s", "_event_starts_s", "_looks", "_starts_s", "info", "key", "world")
+    __slots__ = (
+        "_cuts_s",
+        "_event_ends_s",
+        "_event_starts_s",
+        "_looks",
+        "_tracks",
+        "info",
+        "key",
+        "world",
+    )
 
     def __init__(self, world: World, key: str) -> None:
         self.world = world
@@ -72,7 +81,8 @@ class HaystackVideo:
             key=key,
         )
         self._looks = np.array(world.looks)
-        self._starts_s = np.array(world.starts_s)
+        self._cuts_s = np.array(world.starts_s[1:])  # where one scene gives way to the next
+        self._tracks = np.arange(len(world.looks)) * 37 + world.motion  # of the first block
         self._event_starts_s = np.array(world.event_starts_s)
         # Of the event before: there is none before the first.
         self._event_ends_s = np.array([-1.0, *[event.end_s for event in world.events]])
@@ -160,50 +170,41 @@ class HaystackVideo:
             top, left = (height - side) // 2, (width - side) // 2
             height = width = side
         picture = frames[:, top : top + height, left : left + width]
-        moving: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+        backgrounds = _backgrounds(height, width) if height * width <= _SMALL else None
+        moving: dict[int, list[tuple[np.ndarray, ...]]] = {}
+        cards: list[tuple[int, Event, World]] = []
         for video, times, first in parts:
             if not len(times):
                 continue
             after, world = first + len(times), video.world
             if bars:
                 frames[first:after] = 0
-            scenes = video._starts_s.searchsorted(times, "right") - 1
-            _draw_backgrounds(video._looks.take(scenes), picture[first:after])
+            scenes = video._cuts_s.searchsorted(times, "right")
+            looks = video._looks.take(scenes)
+            if backgrounds is not None:
+                backgrounds.take(looks, axis=0, out=picture[first:after], mode="clip")
+            else:
+                for place, look in enumerate(looks.tolist(), first):
+                    picture[place] = _background(look, height, width)
             if world.blocks:
                 moved = moving.setdefault(world.blocks, [])
-                moved.append((times, scenes * 37 + world.motion, np.arange(first, after)))
+                moved.append((np.arange(first, after), times, video._tracks.take(scenes)))
+            if world.events:
+                started = video._event_starts_s.searchsorted(times, "right")
+                on = (times < video._event_ends_s.take(started)).nonzero()[0].tolist()
+                cards += [(first + i, world.events[started[i] - 1], world) for i in on]
         for blocks, moved in moving.items():
-            times, tracks, places = (np.concatenate(part) for part in zip(*moved, strict=True))
-            tracks = tracks[:, None] + np.arange(blocks)
-            _draw_blocks(frames, places, times, tracks, (top, left), (height, width))
-        for video, times, first in parts:
-            video._draw_cards(times, picture[first : first + len(times)])
-
-    def _draw_cards(self, times: np.ndarray, square: np.ndarray) -> None:
-        world = self.world
-        if not world.events:
-            return
-        started = self._event_starts_s.searchsorted(times, "right")
-        height, width = square.shape[1:3]
-        for place in (times < self._event_ends_s[started]).nonzero()[0].tolist():
-            event = world.events[started[place] - 1]
+            joined = map(np.concatenate, zip(*moved, strict=True)) if moved[1:] else moved[0]
+            places, moments, tracks = joined
+            _draw_blocks(frames, places, moments, tracks, blocks, (top, left), (height, width))
+        for place, event, world in cards:
             card = _card(event.glyph, world.glyph_scale, height, width)
             tall, broad = card.shape[:2]
             y, x = int(event.y * (height - tall)), int(event.x * (width - broad))
-            square[place, y : y + tall, x : x + broad] = card
+            picture[place, y : y + tall, x : x + broad] = card
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
-
-
-def _draw_backgrounds(looks: np.ndarray, square: np.ndarray) -> None:
-    """Draw the backgrounds of (n,) looks into (n, H, W, 3) uint8 frames."""
-    height, width = square.shape[1:3]
-    if height * width <= _SMALL:
-        _backgrounds(height, width).take(looks, axis=0, out=square, mode="clip")
-    else:
-        for place, look in enumerate(looks.tolist()):
-            square[place] = _background(look, height, width)
 
 
 def _backgrounds(height: int, width: int) -> np.ndarray:
@@ -227,6 +228,7 @@ def _draw_blocks(
     places: np.ndarray,
     times: np.ndarray,
     tracks: np.ndarray,
+    blocks: int,
     corner: tuple[int, int],
     size: tuple[int, int],
 ) -> None:
@@ -236,11 +238,13 @@ def _draw_blocks(
         frames: (N, H, W, 3) uint8, C-contiguous; written to.
         places: (n,) int64, which of the frames.
         times: (n,) playback seconds.
-        tracks: (n, B) int64 tracks of the blocks; later ones cover earlier ones.
+        tracks: (n,) int64 track of the first block; the others follow, and cover earlier ones.
+        blocks: Blocks in each frame.
         corner: (top, left) of the picture within the frames.
         size: (height, width) of the picture.
     """
     side = max(3, min(size) // 8)
+    tracks = tracks[:, None] + np.arange(blocks)
     at = SPEEDS.take(tracks, axis=0, mode="wrap") * times[:, None, None]
     at += STARTS.take(tracks, axis=0, mode="wrap")
     at %= 2.0
@@ -252,9 +256,9 @@ def _draw_blocks(
     # item may begin: then all lines are one assignment, several times faster than loops. Where
     # blocks overlap, the last one stays, as in any assignment to repeated indices.
     lines = (at.astype(np.int64) @ strides + frame_at[:, None])[..., None] + line_at
-    blocks = _blocks(side).take(SHADES.take(tracks, mode="wrap"), axis=0)
-    items = np.ndarray(frames.nbytes - 3 * side + 1, blocks.dtype, frames, strides=(1,))  # type: ignore[call-overload]
-    items[lines.ravel()] = blocks.ravel()
+    tiles = _blocks(side).take(SHADES.take(tracks, mode="wrap"), axis=0)
+    items = np.ndarray(frames.nbytes - 3 * side + 1, tiles.dtype, frames, strides=(1,))  # type: ignore[call-overload]
+    items[lines.ravel()] = tiles.ravel()
 
 
 @lru_cache(maxsize=256)
