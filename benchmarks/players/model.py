@@ -51,12 +51,14 @@ class ModelPlayer:
         max_new_tokens: Longest reply; 0 for what a checkpoint was trained with, else 512.
         history: Earlier turns that stay in context; by default as many as a checkpoint was trained
             with, else all.
+        thinking: Whether it thinks before it replies, for models whose chat template has that
+            switch; by default as it was made for, or as the template has it.
         dtype: Of a model's weights; a checkpoint has its own.
         device: The GPU if there is one, by default.
         attention: Of a model, as ``MLLMPolicy.from_pretrained`` takes it.
 
     Raises:
-        ValueError: If there is no such model, or the frames do not fit it.
+        ValueError: If there is no such model, the frames do not fit it, or it has no such switch.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class ModelPlayer:
         concurrency: int = 0,
         max_new_tokens: int = 0,
         history: int | None = None,
+        thinking: bool | None = None,
         dtype: str = "auto",
         device: str | None = None,
         attention: str | None = None,
@@ -80,7 +83,10 @@ class ModelPlayer:
         first = make_env()
         made_for = source.made_for or MadeFor()
         history = made_for.history if history is None else history
+        thinking = made_for.thinking if thinking is None else thinking
         self._model = _load(source, first.frame_size, dtype, device, attention)
+        if thinking is not None:
+            self._model.codec = self._model.codec.switched(thinking)
         grid = self._model.codec.grid
         _log.info("%s", frame_cost(first.frame_size, first.budget.total, grid.patch * grid.merge))
         self.protocol = protocol
@@ -99,6 +105,7 @@ class ModelPlayer:
             "sampling": "greedy",
             "max_new_tokens": self._sampling.max_new_tokens,
             "history": history,
+            **({} if thinking is None else {"thinking": thinking}),
         }
 
     def play(self, jobs: Sequence[Job]) -> Iterator[Played]:
