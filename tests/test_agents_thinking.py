@@ -9,16 +9,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from agents_models import DOT, adapted, episode, load, model_dir, several
+from agents_models import DOT, load, model_dir
 from agents_training import small, trained
 from benchmark_players import factory, jobs_of, suite_of
-from chat_templates import QWEN2_5, QWEN3_5, QWEN3_THINKING
+from chat_templates import QWEN3_5, QWEN3_THINKING
 from worlds import GreySuite
 
 from agents.checkpoint import load_policy
 from agents.command import parse
 from agents.config import TrainConfig
-from agents.model.chat import ChatCodec, window
+from agents.model.chat import ChatCodec
 from agents.model.sampling import Reply, Sampling
 from agents.rollout import RolloutCollector
 from agents.source import MadeFor, PolicySource
@@ -27,6 +27,7 @@ from benchmarks.evaluate_config import EvaluateConfig
 from benchmarks.players.make import make_player
 from benchmarks.players.model import ModelPlayer
 from gym_longvideo.env import LongVideoQAEnv
+from gym_longvideo.episode import Retrieve
 from gym_longvideo.wrappers import TextProtocol
 
 T = 0.7
@@ -43,10 +44,10 @@ def thinker(tmp_path_factory):
     return place
 
 
-def thinking(policy, template=QWEN3_THINKING):
-    """Give a policy another chat template."""
+def thinking(policy):
+    """Give a policy the chat template of Qwen3-VL Thinking."""
     codec = policy.codec
-    codec.tokenizer.chat_template = template
+    codec.tokenizer.chat_template = QWEN3_THINKING
     ids = codec.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
     policy.codec = ChatCodec(
         codec.tokenizer,
@@ -123,19 +124,6 @@ def test_what_is_trained_has_the_log_probs_that_were_decoded(history):
         torch.testing.assert_close(torch.cat(mine), torch.from_numpy(said), atol=1e-4, rtol=0)
 
 
-def test_where_thinking_is_kept_nothing_changes():
-    policy = adapted()
-    for history in (0, 1, None):
-        for made in [*several(policy.codec), episode(policy.codec, 4, shown=((DOT,),) * 3)]:
-            rows = rows_of([made], policy, history)[0]
-            shared = len(made.turns) if history is None else min(history + 1, len(made.turns))
-            assert len(rows) == 1 + len(made.turns) - shared
-            turns = [[t.user, policy.codec.reply(t.reply.ids), t.close] for t in made.turns]
-            for k, row in zip(range(shared - 1, len(turns)), rows, strict=True):
-                blocks = [made.system, *window(turns[: k + 1], history)][:-1]
-                assert row.ids.tolist() == np.concatenate([b.ids for b in blocks]).tolist()
-
-
 def test_a_run_is_trained_and_played_with_thinking_as_it_was_switched(thinker, tmp_path):
     config = small(tmp_path, model=str(thinker), thinking=False, eval_every=0, iterations=1)
     assert config.load_policy("cpu").codec.skips_thought
@@ -159,7 +147,7 @@ def test_a_run_is_trained_and_played_with_thinking_as_it_was_switched(thinker, t
 
 def test_a_local_model_is_shown_its_whole_context_each_turn(thinker, monkeypatch):
     suite = suite_of(1)
-    monkeypatch.setattr("gym_longvideo.protocol.Tags.parse", lambda *_: _retrieval())
+    monkeypatch.setattr("gym_longvideo.protocol.Tags.parse", lambda *_: Retrieve(0, 3))
     player = make_player(
         str(thinker), factory(suite, max_turns=3), options={"max_new_tokens": 2, "device": "cpu"}
     )
@@ -168,12 +156,6 @@ def test_a_local_model_is_shown_its_whole_context_each_turn(thinker, monkeypatch
     # The frames of the first turn were fed three times, those of the second twice.
     assert cost["visual_tokens"] > shown > 0 and cost["requests"] == 3
     player.close()
-
-
-def _retrieval():
-    from gym_longvideo.episode import Retrieve
-
-    return Retrieve(0, 3)
 
 
 def test_a_switch_that_a_template_lacks_is_refused(tmp_path):
@@ -205,8 +187,3 @@ def _arguments(config):
     given["protocol"] = given["protocol"] or ""
     given["quiet"] = not given.pop("progress")
     return given
-
-
-def test_a_template_without_the_switch_of_another_family_is_no_thinker():
-    codec = thinking(load(), QWEN2_5).codec
-    assert not (codec.drops_thinking or codec.opens_thought or codec.skips_thought)
