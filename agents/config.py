@@ -57,6 +57,9 @@ class TrainConfig:
         reward: Reward preset of the environment.
         protocol: "tags", "tags_seconds" or "tool_call".
         max_new_tokens: Longest reply.
+        thinking: Whether the model thinks before it replies, for models whose chat template has
+            that switch (enable_thinking); by default as the model was made for, or as the template
+            has it.
         bonus: Whether retrievals earn the bootstrapping bonus while they are rare.
         bonus_stages: Pairs of retrieval rate and the bonus below it.
         bonus_patience: Batches in a row above the last rate that end the bonus for good.
@@ -94,6 +97,7 @@ class TrainConfig:
     reward: str = "video_mtr"
     protocol: str = "tags"
     max_new_tokens: int = 48
+    thinking: bool | None = None
     bonus: bool = True
     bonus_stages: tuple[tuple[float, float], ...] = STAGES
     bonus_patience: int = PATIENCE
@@ -222,6 +226,7 @@ class TrainConfig:
             history=self.ppo.history,
             suite=suite["suite"],
             suite_options=suite["suite_options"],
+            thinking=self._thinks(),
         )
 
     def make_env(self, split: str) -> TextProtocol:
@@ -246,7 +251,7 @@ class TrainConfig:
         dtype: str = self.dtype
         if dtype == "auto" and not self.lora_rank:
             dtype = "float32"  # bfloat16 weights do not move at these learning rates
-        return MLLMPolicy.from_pretrained(
+        policy = MLLMPolicy.from_pretrained(
             self.source.path,
             dtype=dtype if dtype == "auto" else _torch_dtype(dtype),
             device=device,
@@ -255,6 +260,13 @@ class TrainConfig:
             train_vision=self.train_vision,
             checkpointing=self.checkpointing,
         )
+        if (thinking := self._thinks()) is not None:
+            policy.codec = policy.codec.switched(thinking)
+        return policy
+
+    def _thinks(self) -> bool | None:
+        own = self.source.made_for
+        return own.thinking if self.thinking is None and own is not None else self.thinking
 
     def to_json(self) -> dict[str, Any]:
         """Return a mapping of JSON's own types."""

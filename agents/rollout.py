@@ -91,7 +91,8 @@ class RolloutCollector:
         history: Earlier turns that stay in context (w); ``None`` for all.
         workers: Threads; by default as many as environments, at most 16. 0 steps them one by one.
         reuse_cache: Keep the KV cache from turn to turn. Off, each turn is prefilled anew (the
-            replies are the same; for measurements).
+            replies are the same; for measurements), as it always is where the chat template shows
+            earlier replies without their thinking.
         keep_records: Keep records and frames of every episode.
         session: Makes what draws the replies of one wave of dialogues.
     """
@@ -190,9 +191,9 @@ class RolloutCollector:
         turn = 0
         while running:
             moved = self.history is not None and turn > self.history
-            fresh = turn == 0 or moved or not self.reuse_cache
+            fresh = turn == 0 or moved or codec.drops_thinking or not self.reuse_cache
             if fresh and turn:
-                new = {place: trajectories[place].context(self.history) for place in running}
+                new = {place: trajectories[place].context(codec, self.history) for place in running}
             replies = session.reply(running, [new[place] for place in running], fresh=fresh)
             texts = [codec.text(reply.ids) for reply in replies]
             steps = self._step(running, texts)

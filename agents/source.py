@@ -42,6 +42,7 @@ class MadeFor:
         history: Earlier turns in its context; None for all.
         suite: Suite that it was trained on.
         suite_options: Keyword arguments of that suite.
+        thinking: Whether it thinks before it replies; None leaves it to its chat template.
     """
 
     protocol: str = "tags"
@@ -50,6 +51,7 @@ class MadeFor:
     history: int | None = None
     suite: str = ""
     suite_options: Mapping[str, Any] = field(default_factory=dict)
+    thinking: bool | None = None
 
     def __post_init__(self) -> None:
         checks.whole("max_new_tokens", self.max_new_tokens, 1, optional=True)
@@ -57,6 +59,8 @@ class MadeFor:
         for name, kind in (("protocol", str), ("suite", str), ("suite_options", Mapping)):
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be a {kind.__name__}")
+        if not isinstance(self.thinking, bool | None):
+            raise ValueError(f"thinking={self.thinking!r} must be True, False or None")
 
     def write(self, directory: str | Path) -> None:
         """Write ``longvideo.json`` beside the weights."""
@@ -92,9 +96,9 @@ class MadeFor:
         ours = {"protocol": protocol, **EpisodeSettings.resolved(settings)}
         theirs = {"protocol": self.protocol, **self.settings.resolved()}
         return [
-            f"{name}={ours[name]!r} (trained with {theirs.get(name)!r})"
+            f"{name}={ours.get(name)!r} (trained with {theirs.get(name)!r})"
             for name in {**theirs, **ours}
-            if ours[name] != theirs.get(name)
+            if ours.get(name) != theirs.get(name)
         ]
 
 

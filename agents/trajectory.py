@@ -106,32 +106,31 @@ class Trajectory:
     def rows(self, codec: ChatCodec, history: int | None) -> Iterator[list[Block]]:
         """Yield sequences that hold every reply exactly once, in the context it was sampled in.
 
-        Turns whose context only grew share one sequence; a turn for which the window moved on has
-        one of its own, in which earlier replies are not trained on again.
+        Turns whose context only grew share one sequence; a turn for which the window moved on, or
+        whose earlier replies are shown without their thinking, has one of its own, in which earlier
+        replies are not trained on again.
         """
-        shared = len(self.turns) if history is None else min(history + 1, len(self.turns))
+        count = len(self.turns)
+        shared = count if history is None else min(history + 1, count)
+        if codec.drops_thinking:
+            shared = min(1, count)
         blocks = [block for turn in self.turns[:shared] for block in _said(turn)]
         yield [self.system, *blocks[:-1]]  # nothing is learned from the last close
-        for k in range(shared, len(self.turns)):
-            assert history is not None
-            earlier = [_silent(turn) for turn in self.turns[k - history : k]]
-            last = self.turns[k]
-            flat = [block for blocks in earlier for block in blocks]
-            yield [self.system, *flat, last.user, codec.reply(last.reply.ids)]
+        for k in range(shared, count):
+            reply = codec.reply(self.turns[k].reply.ids)
+            yield [*self._context(k, codec, history), reply]
 
-    def context(self, history: int | None) -> list[Block]:
+    def context(self, codec: ChatCodec, history: int | None) -> list[Block]:
         """Return the context of the last turn, which is not answered yet."""
-        *earlier, last = self.turns
-        turns = [*(_silent(turn) for turn in earlier), [last.user]]
-        return [self.system, *window(turns, history)]
+        return self._context(len(self.turns) - 1, codec, history)
+
+    def _context(self, k: int, codec: ChatCodec, history: int | None) -> list[Block]:
+        earlier = [codec.past(turn.user, turn.reply.ids) for turn in self.turns[:k]]
+        return [self.system, *window([*earlier, [self.turns[k].user]], history)]
 
 
 def _said(turn: Exchange) -> list[Block]:
     return [turn.user, Block(turn.reply.ids, (), True), turn.close]
-
-
-def _silent(turn: Exchange) -> list[Block]:
-    return [turn.user, Block(turn.reply.ids, (), False), turn.close]
 
 
 def rows_of(

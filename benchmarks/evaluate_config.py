@@ -47,6 +47,8 @@ class EvaluateConfig:
         decoding: How frames are read from a file.
         env: Further keyword arguments of the environment; they win over those above.
         max_new_tokens: Longest reply of a model; 0 for its own.
+        thinking: Whether a local model thinks before it replies, if its chat template has that
+            switch (enable_thinking); by default as it was made for, or as the template has it.
         temperature: Of an endpoint's replies.
         request: Further fields of requests to an endpoint.
         image_format: png or jpeg, of images sent to an endpoint.
@@ -82,6 +84,7 @@ class EvaluateConfig:
     )
     env: Options = field(default_factory=dict)
     max_new_tokens: int = 0
+    thinking: bool | None = None
     temperature: float = 0.0
     request: Options = field(default_factory=dict)
     image_format: Literal["png", "jpeg"] = "png"
@@ -123,6 +126,8 @@ class EvaluateConfig:
         if self.policy.startswith(("http://", "https://")):
             names += _OF_ENDPOINTS
         given = {} if self.policy in AGENTS else {name: getattr(self, name) for name in names}
+        if self.thinking is not None:  # what is no local model refuses it
+            given["thinking"] = self.thinking
         return {**given, **self.policy_options}
 
     @classmethod
@@ -143,7 +148,7 @@ class EvaluateConfig:
         settings = EpisodeSettings(**taken(left, _names(EpisodeSettings)))
         decoding = DecodingSettings(**taken(left, _names(DecodingSettings)))
         named = {name: str(path) for name, path in taken(paths, _PATHS).items()}
-        named |= taken(options, ("max_new_tokens", *_OF_ENDPOINTS))
+        named |= taken(options, ("max_new_tokens", "thinking", *_OF_ENDPOINTS))
         return cls(
             settings=settings,
             decoding=decoding,

@@ -94,16 +94,25 @@ _TIME = re.compile(r"\s{0,9}[0-9][0-9.:]{0,31}\s{0,9}\Z")
 _THOUGHT = "<think>"
 
 
-def with_opening(reply: str) -> str:
+def with_opening(reply: str, *, closed: bool = False) -> str:
     """Return a reply to a prompt that had opened the thought, together with that opening.
 
     Chat templates of thinking models end with ``<think>``, so that the model itself only closes the
-    thought. The exact form asks for both; what the prompt wrote counts as written.
+    thought; with thinking switched off they end with an empty one. The exact form asks for a whole
+    thought; what the prompt wrote counts as written, unless the reply has a thought of its own.
+
+    Args:
+        reply: What the model said.
+        closed: Whether the prompt closed the thought too, so that it is empty.
 
     >>> with_opening("early on</think><answer>B</answer>")
     '<think>early on</think><answer>B</answer>'
+    >>> with_opening("<answer>B</answer>", closed=True)
+    '<think></think><answer>B</answer>'
     """
-    return reply if reply.lstrip().startswith(_THOUGHT) else _THOUGHT + reply
+    if reply.lstrip().startswith(_THOUGHT):
+        return reply
+    return f"{_THOUGHT}</think>{reply}" if closed else _THOUGHT + reply
 
 
 class Tags:

@@ -13,7 +13,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from agents_models import DOT, TALL, WIDE, load, model_dir, picture, said, shared, show
-from transformers import AutoConfig, Qwen2Config
+from chat_templates import QWEN3_5
+from transformers import AddedToken, AutoConfig, Qwen2Config
 
 from agents.model import tiny
 from agents.model.chat import Block, ChatCodec, ImageGrid, window
@@ -329,6 +330,8 @@ OPENS_THINKING = (
     + "{% endfor %}"
     + ("{% if add_generation_prompt %}<|im_start|>assistant\n<think>{% endif %}")
 )
+KEEPS_HALF = DROPS_THINKING.replace("split('</think>')[-1]", "replace('</think>', '</think>\n\n')")
+PREFIXES_USERS = DROPS_THINKING.replace("\n{{", "\n{{ 'Said ' if m['role'] == 'user' }}{{")
 NO_SYSTEM = "{% for m in messages[1:] %}" + TURN + "{% endfor %}" + ASK
 NO_END = (
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'][0]['text'] }}\n{% endfor %}"
@@ -339,13 +342,23 @@ NO_END = (
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        (DROPS_THINKING, "rewrites earlier messages"),
+        (KEEPS_HALF, "rewrites earlier messages"),
         (COUNTS, "rewrites earlier messages"),
         (OPENS_THINKING.replace("<think>", "Sure: "), "or prefixes a reply"),
+        (DROPS_THINKING + "Sure: ", "or prefixes a reply"),
+        (PREFIXES_USERS, r"puts 'user\\nSaid ' before a user message, and a token would span"),
         (NO_SYSTEM, "drops the system or the user message"),
         (NO_END, r"goes on after a reply with '\\nuser: ', which does not begin with a special"),
     ],
-    ids=["drops-thinking", "counts-messages", "prefixes", "no-system", "no-end-token"],
+    ids=[
+        "rewrites-thinking",
+        "counts-messages",
+        "prefixes",
+        "drops-and-prefixes",
+        "spans-words",
+        "no-system",
+        "no-end-token",
+    ],
 )
 def test_a_template_that_cannot_be_continued_is_refused(codec, template, message):
     with pytest.raises(ValueError, match=message):
@@ -366,6 +379,53 @@ def test_a_thought_that_the_template_opens_is_part_of_the_reply(codec, opening):
     assert Tags().parse(thinking.text(reply.ids), example_turn()) == Answer(0)
     assert isinstance(Tags().parse(codec.text(reply.ids), example_turn()), Malformed)
     assert thinking.close(reply).ids.tolist() == codec.close(reply).ids.tolist()
+
+
+@pytest.mark.parametrize("opening", ["", "<think>\\n"])
+def test_a_template_that_drops_thinking_is_followed(codec, opening):
+    template = DROPS_THINKING.replace("assistant\n{%", f"assistant\n{{{{ '{opening}' }}}}{{%")
+    drops = rebuilt(codec, template)
+    assert drops.drops_thinking and not codec.drops_thinking
+    assert drops.opens_thought == bool(opening)
+    user, ids = drops.user(text("Which?")), drops.encode_reply("<think>so</think>\nA").ids
+    seen = drops.past(user, ids)
+    words = drops.tokenizer.decode(np.concatenate([block.ids for block in seen]).tolist())
+    assert words == "Which?<|im_end|>\n<|im_start|>assistant\n\nA<|im_end|>\n<|im_start|>user\n"
+    kept = codec.past(user, ids)
+    assert kept[0] is user and kept[1].ids.tolist() == ids.tolist() and not kept[1].sampled
+
+
+def test_thinking_is_switched_where_the_template_has_a_switch(codec):
+    on, off = (codec_of(rebuilt(codec, QWEN3_5).tokenizer, thinking=each) for each in (True, False))
+    assert (on.opens_thought, on.skips_thought) == (True, False)
+    assert (off.opens_thought, off.skips_thought) == (False, True)
+    assert on.switched(False).user(text("?")).ids.tolist() == off.user(text("?")).ids.tolist()
+    assert off.switched(None).opens_thought and off.skips_thought
+    for thinking in (True, False):
+        message = (
+            rf"thinking={thinking} cannot be said .* it knows no enable_thinking; use thinking=N"
+        )
+        with pytest.raises(ValueError, match=message):
+            codec.switched(thinking)
+    with pytest.raises(ValueError, match="thinking='off' must be True, False or None"):
+        on.switched("off")
+
+
+def test_marks_of_thoughts_are_sampled_though_a_tokenizer_calls_them_special(codec):
+    tokenizer = copy.deepcopy(codec.tokenizer)
+    marks = ["<think>", "</think>"]
+    tokenizer.add_tokens([AddedToken(mark, special=True) for mark in marks], special_tokens=True)
+    tokenizer.chat_template = QWEN3_5
+    special = codec_of(tokenizer)
+    ids = tokenizer.convert_tokens_to_ids(marks)
+    assert not set(ids) & set(special.suppressed.tolist())
+    assert special.encode_reply("<think>so</think>A").ids.tolist().count(ids[1]) == 1
+    reply = special.encode_reply("<think>so</think>A").ids
+    assert special.text(reply) == "<think>so</think>A"
+    cut = special.past(special.user(text("Which?")), special.encode_reply("so", end=False).ids)
+    assert cut[1].ids.tolist().count(ids[0]) == 1
+    # A question that spells one makes none.
+    assert ids[1] not in special.user(text("What is </think>?")).ids
 
 
 def test_a_template_that_only_says_it_in_other_words_is_fine(codec):

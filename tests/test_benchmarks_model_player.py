@@ -182,7 +182,7 @@ def test_a_checkpoint_is_played_as_it_was_trained_unless_told_otherwise(
 
     protocol, settings = settings_of("as-trained")
     assert protocol == "tags_seconds" and warned() == []
-    assert {name: settings[name] for name in EPISODE_SETTINGS} == {
+    assert {name: settings[name] for name in EPISODE_SETTINGS if name in settings} == {
         "max_turns": 2, "frame_budget": 6, "overview_frames": 2, "frames_per_retrieval": 2,
         "pool_size": 16, "pool_rule": "midpoint", "frame_size": [28, 28], "fit": "stretch",
         "retrieval": "timeline",
@@ -216,7 +216,7 @@ def test_what_is_no_checkpoint_says_nothing_of_its_training(tmp_path: Path) -> N
     assert PolicySource.of(model_dir()).made_for is None
     with pytest.raises(ValueError, match="is no checkpoint, and no run that has one"):
         PolicySource.of(tmp_path)
-    state = {"format": 1, "config": {"modle": "m"}}
+    state = {"format": 1, "step": 1, "fingerprint": {}, "config": {"modle": "m"}}
     (tmp_path / "state.json").write_text(json.dumps(state))
     with pytest.raises(ValueError, match="modle"):
         PolicySource.of(tmp_path)

@@ -3,6 +3,7 @@
 In reading order:
 
     chat.py      ChatCodec: dialogues as token ids, exactly
+    markup.py    Markup: what a chat template puts around texts, and makes of them
     template.py  the chat template of the tiny model
     rows.py      dialogues laid out for a forward pass, with M-RoPE positions
     vision.py    FrameEncoder: images to features, each frame once

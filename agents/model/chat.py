@@ -4,14 +4,17 @@ A dialogue is a list of blocks of ids. What the model sampled stays as it was sa
 environment shows is encoded once and appended. Nothing is ever decoded and encoded again, because
 that is not the identity and the gradient would land on tokens that nobody sampled.
 
-The chat template is asked twice, with marks in place of the texts, for what stands around a system
-message, a user message and a reply; after that no template runs. Left out: templates that change
-earlier messages when a later one arrives (those that drop old thinking, say) are refused.
+The chat template is asked for what stands around a system message, a user message and a reply
+(``markup``). One that shows earlier replies without their thinking is followed: a reply is trained
+on as it was sampled, and later turns see of it what the template shows. Left out: templates that
+change earlier messages in other ways when a later one arrives are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -20,12 +23,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from agents.model.markup import Markup
 from agents.model.template import current
 from gym_longvideo.protocol import Content, with_opening
 
-# A template that drops old thinking must meet some.
-_REPLY = "<think>\u241ethought\u241f</think>\u241ereply\u241f"
-_MARKS = ("\u241esystem\u241f", "\u241euser\u241f", _REPLY, "\u241eagain\u241f")
+# Some tokenizers count these as special, but a reply consists of them.
+_SAID = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+_EMPTY_THOUGHT = re.compile(r"\s*<think>\s*</think>\s*")
 
 
 class Block(NamedTuple):
@@ -86,17 +90,24 @@ class ChatCodec:
         grid: How the vision tower cuts an image.
         vocab_size: Width of the model's output; ids that the tokenizer does not know are never
             sampled.
+        thinking: Whether the model thinks before it replies, for templates with such a switch
+            (``enable_thinking``); None leaves it to the template.
 
     Attributes:
         end_id: The id that ends a reply (``<|im_end|>``).
         suppressed: (n,) int64 ids that are never sampled, and are left out of the softmax in
-            training too: vision placeholders and all special tokens but the end of a reply.
+            training too: vision placeholders and all special tokens but the end of a reply, and
+            marks of thoughts and tool calls.
         opens_thought: Whether the template begins every reply with ``<think>``.
-        trims: Whether the template strips the white space around each text that is shown.
+        skips_thought: Whether it begins every reply with an empty thought, ``<think></think>``.
+        drops_thinking: Whether it shows earlier replies without their thinking, so that a context
+            is no beginning of the next one.
+        trims: Whether the template strips the white space around each of the "texts" that are
+            shown, or around whole "messages", or keeps it ("").
 
     Raises:
-        ValueError: If the tokenizer has no chat template, lacks a placeholder, or the template
-            cannot be continued block by block.
+        ValueError: If the tokenizer has no chat template, lacks a placeholder, has no switch for
+            ``thinking``, or dialogues cannot be continued with the template.
     """
 
     def __init__(
@@ -108,6 +119,7 @@ class ChatCodec:
         vision_end_id: int,
         grid: ImageGrid,
         vocab_size: int | None = None,
+        thinking: bool | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.grid = grid
@@ -130,32 +142,27 @@ class ChatCodec:
                 f"tokenizer {getattr(tokenizer, 'name_or_path', '')!r} has no chat template; use "
                 "an instruction-tuned model, or set tokenizer.chat_template"
             )
-        before, between, joint, after = self._around()
-        self.trims = self._trimming()
-        joint_ids = self._special(joint)
-        if not len(joint_ids) or int(joint_ids[0]) not in tokenizer.all_special_ids:
-            raise ValueError(
-                f"the chat template goes on after a reply with {joint!r}, which does not begin "
-                "with a special token; a reply could not be told to end there"
-            )
-        self._system = self._special(before), self._special(between)
-        self._user_end = self._special(after)
-        self.opens_thought = after.rstrip().endswith("<think>")
-        self.end_id = int(joint_ids[0])
-        self._after_end = joint_ids[1:]
-        known = np.arange(vocab_size or len(tokenizer))
-        silent = {*tokenizer.all_special_ids, *vision.values()} - {self.end_id}
         added = getattr(tokenizer, "added_tokens_decoder", {})
-        silent |= {i for i, token in added.items() if token.special and i != self.end_id}
-        self.suppressed = known[np.isin(known, sorted(silent)) | (known >= len(tokenizer))]
+        special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        special |= {i: token.content for i, token in added.items() if token.special}
+        self._special_words = _any_of(special.values())
+        self._special_said = _any_of(word for word in special.values() if word in _SAID)
+        self._read(thinking)
+        silent = {i for i, word in special.items() if word not in _SAID} | {*vision.values()}
+        known = np.arange(vocab_size or len(tokenizer))
+        never = np.isin(known, sorted(silent - {self.end_id})) | (known >= len(tokenizer))
+        self.suppressed = known[never]
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, config: Any) -> ChatCodec:
+    def from_pretrained(
+        cls, path: str | Path, config: Any, *, thinking: bool | None = None
+    ) -> ChatCodec:
         """Load the tokenizer and image settings that belong to a model.
 
         Args:
             path: Directory or hub id.
             config: The model's configuration.
+            thinking: As the constructor takes it.
         """
         from transformers import AutoTokenizer
 
@@ -176,12 +183,24 @@ class ChatCodec:
                 vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
             ),
             vocab_size=config.get_text_config().vocab_size,
+            thinking=thinking,
         )
+
+    def switched(self, thinking: bool | None) -> ChatCodec:
+        """Return this codec with thinking switched on or off; None leaves it to the template.
+
+        Raises:
+            ValueError: If the template has no such switch.
+        """
+        other = copy.copy(self)
+        other._read(thinking)
+        return other
 
     def system(self, text: str) -> Block:
         """Encode the system message, up to where the first user message begins."""
-        before, after = self._system
-        return Block(np.concatenate([before, *self._plain([self._shown(text)]), after]))
+        before, lead, tail, after = self._system
+        shown = self._plain([lead + (text.strip() if self.trims else text) + tail])
+        return Block(np.concatenate([before, *shown, after]))
 
     def user(self, content: Content) -> Block:
         """Encode what a turn shows, and the opening of the reply.
@@ -191,11 +210,17 @@ class ChatCodec:
         """
         # Neighbouring texts are one text to the template, and a token may span them.
         runs = [(kind, list(run)) for kind, run in groupby(content, itemgetter("type"))]
-        joined = [
-            "".join(self._shown(part["text"]) for part in run)
-            for kind, run in runs
-            if kind == "text"
-        ]
+        joined = ["".join(self._shown(run)) for kind, run in runs if kind == "text"]
+        if self.trims == "messages" and runs:
+            if runs[0][0] == "text":
+                joined[0] = joined[0].lstrip()
+            if runs[-1][0] == "text":
+                joined[-1] = joined[-1].rstrip()
+        if self._user_tail:
+            if not runs or runs[-1][0] != "text":
+                runs.append(("text", []))
+                joined.append("")
+            joined[-1] += self._user_tail
         texts = iter(self._plain(joined))
         ids: list[np.ndarray] = []
         frames: list[np.ndarray] = []
@@ -228,24 +253,92 @@ class ChatCodec:
         ended = len(reply.ids) > 0 and reply.ids[-1] == self.end_id
         return Block(self._after_end if ended else np.append(self.end_id, self._after_end))
 
+    def past(self, user: Block, reply: Sequence[int] | np.ndarray) -> list[Block]:
+        """Return an exchange as later turns see it; nobody is trained on it there.
+
+        Args:
+            user: What was shown, as ``user`` encoded it.
+            reply: The ids that were sampled. Where the template drops their thinking, later turns
+                are shown the text that it leaves of them, encoded anew.
+        """
+        if not self.drops_thinking:
+            said = self.reply(reply)
+            return [user, said._replace(sampled=False), self.close(said)]
+        marks, lead = self._past
+        asked = user.ids[: len(user.ids) - len(self._user_end)]
+        shown = self._spoken(lead + self._markup.seen(self.text(reply)))
+        return [
+            Block(np.concatenate([asked, marks]), user.frames),
+            Block(shown),
+            self.close(self.reply([])),
+        ]
+
     def text(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text of a reply, for the environment only.
 
-        Where the template has opened the thought, that opening is part of it.
+        A thought that the template has opened, or left empty, is part of it.
         """
         kept = [int(i) for i in ids]
         if kept and kept[-1] == self.end_id:
             kept = kept[:-1]
         said = self.tokenizer.decode(kept, skip_special_tokens=False)
-        return with_opening(said) if self.opens_thought else said
+        begun = self.opens_thought or self.skips_thought
+        return with_opening(said, closed=self.skips_thought) if begun else said
 
     def encode_reply(self, text: str, *, end: bool = True) -> Block:
         """Encode a reply somebody wrote (for supervised training and tests)."""
-        ids = self._plain([text.removeprefix("<think>") if self.opens_thought else text])[0]
+        if self.opens_thought:
+            text = text.removeprefix("<think>")
+        elif self.skips_thought and (empty := _EMPTY_THOUGHT.match(text)):
+            text = text[empty.end() :]
+        ids = self._spoken(text)
         return self.reply(np.append(ids, self.end_id) if end else ids)
 
-    def _shown(self, text: str) -> str:
-        return text.strip() if self.trims else text
+    def _read(self, thinking: bool | None) -> None:
+        """Learn the marks that the template puts around texts.
+
+        Text that it puts next to a text is encoded together with it, because a token may span both.
+        """
+        self._markup = markup = Markup(self.tokenizer, thinking)
+        self.opens_thought, self.skips_thought = markup.opens_thought, markup.skips_thought
+        self.drops_thinking, self.trims = markup.drops_thinking, markup.trims
+        ends = self._special(markup.joint)
+        if not self._special_words.match(markup.joint):
+            raise ValueError(
+                f"the chat template goes on after a reply with {markup.joint!r}, which does not "
+                "begin with a special token; a reply could not be told to end there"
+            )
+        self.end_id, self._after_end = int(ends[0]), ends[1:]
+        before, lead = self._after_marks(markup.before)
+        tail, after = self._before_marks(markup.between)
+        self._system = self._special(before), lead, tail, self._special(after)
+        self._user_tail, _ = self._before_marks(min(markup.past, markup.after, key=len))
+        self._user_end = self._special(markup.after.removeprefix(self._user_tail))
+        marks, lead = self._after_marks(markup.past.removeprefix(self._user_tail))
+        self._past = self._special(marks), lead
+        for text in (markup.between, markup.joint):
+            _, lead = self._after_marks(text)
+            alone, ahead = self._plain([lead, f"{lead}Turn"])
+            if not np.array_equal(ahead[: len(alone)], alone):
+                raise ValueError(
+                    f"the chat template puts {lead!r} before a user message, and a token would "
+                    "span both; let it end with a line"
+                )
+
+    def _before_marks(self, text: str) -> tuple[str, str]:
+        """Split what the template writes in front of its first special token."""
+        found = self._special_words.search(text)
+        cut = found.start() if found else len(text)
+        return text[:cut], text[cut:]
+
+    def _after_marks(self, text: str) -> tuple[str, str]:
+        """Split what the template writes behind its last special token."""
+        cut = max((found.end() for found in self._special_words.finditer(text)), default=0)
+        return text[:cut], text[cut:]
+
+    def _shown(self, parts: Content) -> list[str]:
+        texts = [part["text"] for part in parts]
+        return [text.strip() for text in texts] if self.trims == "texts" else texts
 
     def _plain(self, texts: list[str]) -> list[np.ndarray]:
         # A question that spells out a special token must not become one.
@@ -254,64 +347,21 @@ class ChatCodec:
         encoded = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
         return [np.array(ids, np.int64) for ids in encoded["input_ids"]]
 
+    def _spoken(self, text: str) -> np.ndarray:
+        """Encode a text in which marks of thoughts and tool calls may be special tokens."""
+        ids, done = [], 0
+        for found in self._special_said.finditer(text):
+            ids += [*self._plain([text[done : found.start()]]), self._special(found[0])]
+            done = found.end()
+        return np.concatenate([*ids, *self._plain([text[done:]])])
+
     def _special(self, text: str) -> np.ndarray:
         return np.array(self.tokenizer.encode(text, add_special_tokens=False), np.int64)
 
-    def _trimming(self) -> bool:
-        """Find out what the template does to the white space around texts that are shown."""
-        texts = [f"\t{mark}\t" for mark in _MARKS[:2]]
-        shown = self._render(
-            [
-                {"role": role, "content": [{"type": "text", "text": text}]}
-                for role, text in zip(("system", "user"), texts, strict=True)
-            ]
-        )
-        if all(text in shown for text in texts):
-            return False
-        if "\t" not in shown:
-            return True
-        raise ValueError(
-            "the chat template neither keeps all texts as they are nor strips the white space "
-            f"around each: of the tabs around {_MARKS[0]!r} and {_MARKS[1]!r} it makes {shown!r}"
-        )
 
-    def _around(self) -> tuple[str, str, str, str]:
-        """Return what the template puts around texts.
-
-        That is: before the system message, between it and the first user message, between a reply
-        and the next user message, and after that.
-        """
-        system, user, reply, again = (
-            {"role": role, "content": [{"type": "text", "text": mark}]}
-            for role, mark in zip(("system", "user", "assistant", "user"), _MARKS, strict=True)
-        )
-        opening = self._render([system, user])
-        before, found, rest = opening.partition(_MARKS[0])
-        between, also_found, after = rest.partition(_MARKS[1])
-        if not found or not also_found:
-            raise ValueError("the chat template drops the system or the user message")
-        longer = self._render([system, user, reply, again])
-        head, found, rest = longer.partition(_MARKS[2])
-        joint, also_found, tail = rest.partition(_MARKS[3])
-        opened = opening.removeprefix(head)  # "", or the <think> that a reply would repeat
-        if (
-            not found
-            or not also_found
-            or not opening.startswith(head)
-            or opened.strip() not in ("", "<think>")
-            or tail != after
-        ):
-            raise ValueError(
-                "the chat template rewrites earlier messages (drops their thinking, say), or "
-                "prefixes a reply, when a dialogue goes on; contexts cannot be extended token by "
-                "token with it"
-            )
-        return before, between, joint, after
-
-    def _render(self, messages: list[dict[str, Any]]) -> str:
-        return self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
+def _any_of(words: Iterable[str]) -> re.Pattern[str]:
+    """Return what matches any of some words, the longest that fits; nothing if there are none."""
+    return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)")
 
 
 def window(turns: Sequence[Sequence[Block]], history: int | None) -> list[Block]:

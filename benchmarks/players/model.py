@@ -58,12 +58,14 @@ class ModelPlayer:
         max_new_tokens: Longest reply; 0 for what a checkpoint was trained with, else 512.
         history: Earlier turns that stay in context; by default as many as a checkpoint was trained
             with, else all.
+        thinking: Whether it thinks before it replies, for models whose chat template has that
+            switch; by default as it was made for, or as the template has it.
         dtype: Of a model's weights; a checkpoint has its own.
         device: The GPU if there is one, by default.
         attention: Of a model, as ``MLLMPolicy.from_pretrained`` takes it.
 
     Raises:
-        ValueError: If there is no such model, or the frames do not fit it.
+        ValueError: If there is no such model, the frames do not fit it, or it has no such switch.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class ModelPlayer:
         concurrency: int = 0,
         max_new_tokens: int = 0,
         history: int | None = None,
+        thinking: bool | None = None,
         dtype: str = "auto",
         device: str | None = None,
         attention: str | None = None,
@@ -87,9 +90,12 @@ class ModelPlayer:
         first = make_env()
         made_for = source.made_for or MadeFor()
         history = made_for.history if history is None else history
+        thinking = made_for.thinking if thinking is None else thinking
         seen = first.viewer.settings
         frame_size = seen.frame_shape if seen.max_pixels is None else None
         self._model = _load(source, frame_size, dtype, device, attention)
+        if thinking is not None:
+            self._model.codec = self._model.codec.switched(thinking)
         unit = self._model.codec.grid.patch * self._model.codec.grid.merge
         check_frames(seen, unit, source.name)
         tokens = frame_tokens(seen, unit)
@@ -112,6 +118,7 @@ class ModelPlayer:
             "max_new_tokens": self._sampling.max_new_tokens,
             "history": history,
             **({} if seen.max_pixels is None else {"frame_tokens": tokens}),
+            **({} if thinking is None else {"thinking": thinking}),
         }
 
     def play(self, jobs: Sequence[Job]) -> Iterator[Played]:
