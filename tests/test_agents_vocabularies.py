@@ -1,8 +1,8 @@
 """Prompts per family: what its chat template and its tokenizer make of a dialogue, id by id.
 
 The real vocabularies are those of Qwen2.5 and Qwen3, looked for in ``qwen2_5`` and ``qwen3`` below
-the directory that GYM_LONGVIDEO_TOKENIZERS names; where they are absent, that of the tiny model alone
-is tried.
+the directory that GYM_LONGVIDEO_TOKENIZERS names; where they are absent, that of the tiny model
+alone is tried.
 """
 
 from __future__ import annotations
