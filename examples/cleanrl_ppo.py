@@ -105,21 +105,19 @@ class Agent(nn.Module):
         return action, policy.log_prob(action), policy.entropy(), self.critic(features).squeeze(-1)
 
 
+def make_env(n_bins: int) -> gym.Env:
+    """Make one environment, with discrete actions."""
+    env = gym.make("gym_longvideo:LongVideoQA-v0", suite_options=SUITE_OPTIONS, **ENV_OPTIONS)
+    return DiscreteIntervals(env, n_bins=n_bins)
+
+
 def main() -> None:
     """Train, and print the success of recent episodes."""
     args = parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)
     envs = SyncVectorEnv(
-        [
-            lambda: DiscreteIntervals(
-                gym.make(
-                    "gym_longvideo:LongVideoQA-v0", suite_options=SUITE_OPTIONS, **ENV_OPTIONS
-                ),
-                n_bins=args.n_bins,
-            )
-            for _ in range(args.num_envs)
-        ],
+        [lambda: make_env(args.n_bins)] * args.num_envs,
         autoreset_mode=AutoresetMode.SAME_STEP,
     )
     space = envs.single_observation_space
