@@ -1,4 +1,4 @@
-"""skrl: PPO on the environment as it is, with a model that reads frames; DQN on discrete actions."""
+"""skrl: PPO on the environment as it is, by a model that reads frames, and DQN."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ class Policy(MultiCategoricalMixin, Model):
 
     def compute(self, inputs: dict[str, Any], role: str) -> tuple[torch.Tensor, dict[str, Any]]:
         """Return logits."""
-        return self.net(
-            unflatten_tensorized_space(self.observation_space, inputs["observations"])
-        ), {}
+        return self.net(parts(self.observation_space, inputs["observations"])), {}
 
 
 class Value(DeterministicMixin, Model):
@@ -58,9 +56,7 @@ class Value(DeterministicMixin, Model):
 
     def compute(self, inputs: dict[str, Any], role: str) -> tuple[torch.Tensor, dict[str, Any]]:
         """Return values."""
-        return self.net(
-            unflatten_tensorized_space(self.observation_space, inputs["observations"])
-        ), {}
+        return self.net(parts(self.observation_space, inputs["observations"])), {}
 
 
 def trained(make: Any, count: int, agent_of: Any, steps: int) -> None:
