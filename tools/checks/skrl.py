@@ -14,6 +14,7 @@ from skrl.memories.torch import RandomMemory
 from skrl.models.torch import DeterministicMixin, Model, MultiCategoricalMixin
 from skrl.trainers.torch import SequentialTrainer
 from skrl.utils import set_seed
+from skrl.utils.spaces.torch import unflatten_tensorized_space as parts
 from torch import nn
 
 from tools.checks import needle
