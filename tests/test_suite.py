@@ -259,7 +259,7 @@ def test_suites_are_shared_by_copies_and_survive_pickling(tmp_path):
 def test_an_annotation_makes_an_environment(tmp_path):
     path = write(tmp_path, record(id="q"))
     env = gym.make("gym_longvideo:LongVideoQA-v0", suite=str(path), frame_size=8)
-    assert env.observation_space["options"].n == 2
+    assert env.observation_space["options"].shape == (2,)
     with pytest.raises(VideoNotFoundError):  # no such file; nothing was opened before
         env.reset(seed=0)
     assert json.loads(env.spec.to_json())["kwargs"]["suite"] == str(path)

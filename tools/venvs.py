@@ -115,11 +115,10 @@ def venv(
 PIP = ("-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-compile")
 
 
-def dependencies(*extras: str) -> list[str]:
-    """Return the requirements of the package, and those of some of its extras."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    optional = project["optional-dependencies"]
-    return project["dependencies"] + [each for extra in extras for each in optional[extra]]
+def dependencies() -> list[str]:
+    """Return the requirements of the package."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)["project"]["dependencies"]
 
 
 def pinned(name: str) -> str:
