@@ -5,8 +5,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PARTS := pyproject.toml constraints.txt
 PACKAGES := gym_longvideo agents benchmarks
+BUILD := build/venv
 
-.PHONY: demo test slow lint format types clean
+# Makes the environment $(1), with virtualenv where Python has been packaged without venv.
+make_venv = $(PYTHON) -m venv $(1) || { $(PYTHON) -m pip install -q --target build/virtualenv \
+	virtualenv && PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv -q --clear $(1); }
+
+.PHONY: demo test slow fuzz lint format types dist dist-check clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m examples.demo
@@ -16,6 +21,9 @@ test: $(VENV)/dev.stamp
 
 slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -q -m slow
+
+fuzz: $(VENV)/dev.stamp
+	$(BIN)/python tests/fuzz_videos.py
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -28,11 +36,23 @@ format: $(VENV)/dev.stamp
 types: $(VENV)/dev.stamp
 	$(BIN)/pyright
 
+dist: $(BUILD)/build.stamp
+	rm -rf dist
+	$(BUILD)/bin/python -m build
+
+# Installs the wheel with each extra and beside others, each time into an environment of its own.
+dist-check: dist
+	$(PYTHON) .ci/dist_check.py dist/*.whl
+
+$(BUILD)/build.stamp:
+	$(call make_venv,$(BUILD))
+	$(BUILD)/bin/python -m pip --disable-pip-version-check install -q build
+	touch $@
+
 $(VENV)/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m pip install -q --target build/virtualenv virtualenv \
-		&& PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv -q --clear $(VENV); }
+	$(call make_venv,$(VENV))
 	touch $@
 
 $(VENV)/demo.stamp: $(VENV)/python.stamp $(PARTS)
@@ -40,7 +60,7 @@ $(VENV)/demo.stamp: $(VENV)/python.stamp $(PARTS)
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/python.stamp $(PARTS)
-	$(PIP) install -q -c constraints.txt -e ".[dev,agents,benchmarks,study,sb3,decord,torchcodec]"
+	$(PIP) install -q -c constraints.txt -e ".[dev,all]"
 	touch $@
 
 clean:

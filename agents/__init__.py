@@ -38,3 +38,7 @@ Beside it:
     scripted.py       random, uniform, bisecting and oracle agents: baselines and upper bounds
     sb3.py            a feature extractor for Stable-Baselines3; a trained model as an agent
 """
+
+from gym_longvideo import command as _command
+
+_command.explain_imports()

@@ -25,7 +25,7 @@ from agents.model.policy import MLLMPolicy
 from agents.model.sampling import Reply, Sampling, greedy
 from agents.trajectory import Exchange, Trajectory
 from gym_longvideo.env import LongVideoQAEnv
-from gym_longvideo.video.errors import VideoError
+from gym_longvideo.video.errors import MachineError, VideoError
 from gym_longvideo.wrappers import TextProtocol
 
 
@@ -233,7 +233,7 @@ class RolloutCollector:
                 _, info = opened.result()
                 break
             except VideoError as error:
-                if replacement is None:
+                if replacement is None or isinstance(error, MachineError):
                     raise
                 self.skipped.append((task, f"{type(error).__name__}: {error}"))
                 failed += 1

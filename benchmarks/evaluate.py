@@ -40,6 +40,7 @@ from benchmarks.runs import SUMMARY, RunError, RunWriter, read_run, write_json
 from gym_longvideo import checks
 from gym_longvideo.command import Parser, as_command, check_directory, fail, write_config
 from gym_longvideo.env import SETTINGS, LongVideoQAEnv
+from gym_longvideo.extras import require
 from gym_longvideo.protocol import PROTOCOLS, example_turn, make_protocol
 from gym_longvideo.settings import EpisodeSettings
 from gym_longvideo.suite import Suite
@@ -132,6 +133,7 @@ def evaluate(
     from benchmarks.card import make_card
     from benchmarks.scores.summary import summarize  # heavy
 
+    require("benchmarks.evaluate", "torch", "torchmetrics")  # of the summary, hours from now
     loaded = suite_to_play(suite, split=split, options=suite_options)
     if left_out := len(getattr(loaded, "invalid", ())):
         _log.warning("%d rows were left out of the suite; longvideo validate says more", left_out)

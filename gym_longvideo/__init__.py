@@ -41,11 +41,14 @@ HAYSTACK_IDS = {
 def _register() -> None:
     """Register every id once; importing again changes nothing."""
     entry_point = "gym_longvideo.env:LongVideoQAEnv"
+    vector_entry_point = "gym_longvideo.vector:LongVideoQAVectorEnv"
     ids: dict[str, dict] = {"LongVideoQA-v0": {}}
     ids |= {name: {"suite": suite} for name, suite in HAYSTACK_IDS.items()}
     for name, kwargs in ids.items():
         if name not in gym.registry:
-            gym.register(name, entry_point=entry_point, kwargs=kwargs)
+            gym.register(
+                name, entry_point=entry_point, vector_entry_point=vector_entry_point, kwargs=kwargs
+            )
 
 
 _register()

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gym_longvideo import checks
-from gym_longvideo.command import as_command, fail, missing
+from gym_longvideo.command import as_command, fail
+from gym_longvideo.extras import check_ours, explain, floors
 
 
 class Command(NamedTuple):
@@ -56,9 +57,10 @@ def main(arguments: Sequence[str]) -> int:
         return fail(f"there is no command {name!r}{checks.instead(name, COMMANDS)}")
     command = COMMANDS[name]
     try:
+        check_ours(*floors(command.module))
         run = importlib.import_module(command.module).main
-    except ModuleNotFoundError as error:
-        return fail(f"longvideo {name} needs what is not there: {missing(error)}")
+    except ImportError as error:
+        return fail(explain(error, command.module, f"longvideo {name}"))
     return run(words[count:])
 
 

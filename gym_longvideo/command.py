@@ -13,16 +13,14 @@ import json
 import os
 import select
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
-_EXTRAS = {
-    **dict.fromkeys(("agents", "torch", "transformers", "peft", "accelerate", "tyro"), "agents"),
-    **dict.fromkeys(("benchmarks", "torchmetrics", "pyarrow", "openai", "jinja2"), "benchmarks"),
-    **dict.fromkeys(("scipy", "matplotlib"), "study"),
-    **dict.fromkeys(("stable_baselines3", "sb3_contrib"), "sb3"),
-}
+from gym_longvideo.extras import check_ours, explain, floors
+
 _PIPE = 128 + 13  # of a program that SIGPIPE ends, as shells say it
 CONFIG = "config.json"  # in the directory of every run: what --config takes back
 
@@ -46,17 +44,19 @@ def as_command(function: Callable[[Sequence[str]], int]) -> Callable[..., int]:
     What is wrong with them is printed as one line, and gives the exit code 2. Where whoever reads
     the output has gone (``| head``), the command ends without a word and with the exit code 141.
     """
+    module = _name_of(function.__globals__)
 
     def run(arguments: Sequence[str] | None) -> int:
         try:
+            check_ours(*floors(module))
             return function(sys.argv[1:] if arguments is None else arguments)
         except SystemExit as end:  # of a parser that has said why, or has printed its help
             return end.code if isinstance(end.code, int) else int(end.code is not None)
-        except ModuleNotFoundError as error:
-            return fail(missing(error))
+        except ImportError as error:
+            return fail(explain(error, module))
         except BrokenPipeError:
             raise
-        except (ValueError, OSError, ImportError) as error:
+        except (ValueError, OSError) as error:
             return fail(error)
 
     @functools.wraps(function)
@@ -98,11 +98,39 @@ def _has_no_reader(file: int) -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def missing(error: ModuleNotFoundError) -> str:
-    """Say which extra brings a module that is not installed."""
-    name = (error.name or "").partition(".")[0]
-    extra = _EXTRAS.get(name, "")
-    return f'{name} is not installed: pip install "gym-longvideo{f"[{extra}]" if extra else ""}"'
+@functools.cache
+def explain_imports() -> None:
+    """Have ``python -m`` say in one line what a module of ours lacks, and end with code 2.
+
+    The packages whose modules are run so call this before anything else is imported. Modules that
+    are merely imported raise what they raise.
+    """
+    if "runpy" not in sys.modules:  # which runs modules, for python -m and for profilers
+        return
+    before = sys.excepthook
+
+    def say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, ImportError) and (module := _module_run(trace)):
+            if (text := explain(error, module)) != str(error):
+                raise SystemExit(fail(text))
+        before(kind, error, trace)
+
+    sys.excepthook = say
+
+
+def _module_run(trace: TracebackType | None) -> str:
+    """Return the dotted name of the module of a package that is run where an error was raised."""
+    for frame, _ in traceback.walk_tb(trace):
+        if frame.f_globals.get("__name__") == "__main__" and frame.f_globals.get("__package__"):
+            return _name_of(frame.f_globals)
+    return ""
+
+
+def _name_of(module: Mapping[str, Any]) -> str:
+    """Return the dotted name of a module, from its globals, even if it is run."""
+    spec = module.get("__spec__")
+    name = module["__name__"] if spec is None else spec.name
+    return name.removesuffix(".__main__")
 
 
 def fail(error: object, code: int = 2) -> int:

@@ -28,7 +28,7 @@ from gym_longvideo.rewards import LedgerRow
 from gym_longvideo.settings import EnvSettings
 from gym_longvideo.suite import Suite, load_suite, question_text, utf8_prefix
 from gym_longvideo.task import Task
-from gym_longvideo.video import VideoError
+from gym_longvideo.video import BackendUnavailableError, MachineError, VideoError
 from gym_longvideo.video.errors import VideoOpenError
 from gym_longvideo.viewer import Viewer
 
@@ -81,8 +81,9 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
 
     ## Episode End
     ``terminated``: an answer, or ``max_turns`` turns. ``truncated``: only a fault of the machinery
-    (a decode error in mid-episode); reward 0.0, ``info["infra_error"]`` says what, and such
-    episodes belong in no loss. The limit of turns is part of the process, never a TimeLimit.
+    (a decode error in mid-episode, a file that was exchanged); reward 0.0, ``info["infra_error"]``
+    says what, and such episodes belong in no loss. The limit of turns is part of the process, never
+    a TimeLimit.
 
     ## Information
     Every key at every step, of one shape and type: ``task_id``, ``question``, ``options`` (tuple of
@@ -163,20 +164,17 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
 
         height, width = self.frame_size
         count = max(self.budget.overview, self.budget.retrieval)
-        self._frames_shape = (count, height, width, 3)
-        self._no_index = np.full(count, -1, np.int64)
-        self._no_time = np.full(count, -1.0, np.float32)
-        self.observation_space = spaces.Dict(
-            {
-                "frames": spaces.Box(0, 255, self._frames_shape, np.uint8),
-                "frame_index": spaces.Box(-1, self.pool_size - 1, (count,), np.int64),
-                "frame_time": spaces.Box(-1.0, _LONGEST_S, (count,), np.float32),
-                "seen": spaces.Box(0, 1, (self.pool_size,), np.int8),
-                "question": spaces.Box(0, 255, (given.question_bytes,), np.uint8),
-                "options": spaces.Box(0, 1, (self.max_options,), np.int8),
-                "turn": spaces.Box(0, self.max_turns, (1,), np.int64),
-            }
-        )
+        parts = {
+            "frames": spaces.Box(0, 255, (count, height, width, 3), np.uint8),
+            "frame_index": spaces.Box(-1, self.pool_size - 1, (count,), np.int64),
+            "frame_time": spaces.Box(-1.0, _LONGEST_S, (count,), np.float32),
+            "seen": spaces.Box(0, 1, (self.pool_size,), np.int8),
+            "question": spaces.Box(0, 255, (given.question_bytes,), np.uint8),
+            "options": spaces.Box(0, 1, (self.max_options,), np.int8),
+            "turn": spaces.Box(0, self.max_turns, (1,), np.int64),
+        }
+        self._parts = [(key, box.shape, box.dtype) for key, box in parts.items()]
+        self.observation_space = spaces.Dict(parts)
         self._nvec = (2, self.pool_size, self.pool_size, self.max_options)
         self.action_space = spaces.MultiDiscrete(list(self._nvec))
 
@@ -196,20 +194,11 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         Raises:
             ValueError: For unknown options.
             VideoError: If the video cannot be opened or its overview not decoded (with
-                ``on_video_error="skip"`` only if no task of the shard has a usable video).
+                ``on_video_error="skip"`` only if no task of the shard has a usable video, or the
+                machine is to blame).
         """
-        super().reset(seed=seed)
-        if seed is not None:
-            self.order.restart()
-        picked = self.order.pick(options)
-        # A reset that fails leaves no episode: its pixels would be those of another video.
-        self.episode = None
-        if picked is not None:
-            self._start(self.suite[picked])
-        else:
-            self._start_next()
-        episode = self._running()
-        return self._observation(), self._info(episode, LedgerRow())
+        self._begin(seed, options)
+        return self._observation(), self._info(LedgerRow())
 
     def step(
         self, action: np.ndarray | Action
@@ -225,19 +214,8 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
                 else than whole numbers.
             ResetNeeded: If the episode is over.
         """
-        episode = self._running()
-        if episode.over:
-            raise ResetNeeded(f"the episode is over ({episode.outcome}); call reset()")
-        view, paid = episode.step(self._parse(action))
-        try:
-            self._show(view)
-            episode.turns[-1].shown_s = self.viewer.times.tolist()
-        except VideoError as error:
-            episode.fail(f"{type(error).__name__}: {error}")
-            paid = LedgerRow()
-        truncated = episode.outcome == "infra_error"
-        info = self._info(episode, paid)
-        return self._observation(), paid.total, episode.over and not truncated, truncated, info
+        paid, terminated, truncated = self._turn(self._parse(action))
+        return self._observation(), paid.total, terminated, truncated, self._info(paid)
 
     def action_masks(self) -> np.ndarray:
         """Return the flat bool mask of legal values, of length ``2 + M + M + K``.
@@ -248,13 +226,8 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         >>> env.action_masks()[:2].tolist()  # with one turn there is nothing but to answer
         [False, True]
         """
-        episode = self._running()
-        m, k = self.pool_size, self.max_options
-        masks = np.zeros(2 + 2 * m + k, bool)
-        masks[0], masks[1] = episode.may_retrieve, True
-        length = len(episode.pool_times)
-        masks[2 : 2 + length] = masks[2 + m : 2 + m + length] = True
-        masks[2 + 2 * m : 2 + 2 * m + len(episode.task.options)] = True
+        masks = np.zeros(sum(self._nvec), bool)
+        self._mask(masks)
         return masks
 
     @property
@@ -297,6 +270,43 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         """Release the decoders. Idempotent."""
         self.viewer.close()
 
+    # ``reset``, ``step`` and ``action_masks`` in parts: ``vector.py`` is made of the same ones.
+
+    def _begin(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.order.restart()
+        picked = self.order.pick(options)
+        # A reset that fails leaves no episode: its pixels would be those of another video.
+        self.episode = None
+        if picked is not None:
+            self._start(self.suite[picked])
+        else:
+            self._start_next()
+
+    def _turn(self, action: Action) -> tuple[LedgerRow, bool, bool]:
+        """Take one turn; return what is paid, terminated and truncated."""
+        episode = self._running()
+        if episode.over:
+            raise ResetNeeded(f"the episode is over ({episode.outcome}); call reset()")
+        view, paid = episode.step(action)
+        try:
+            self._show(view)
+            episode.turns[-1].shown_s = self.viewer.times.tolist()
+        except VideoError as error:
+            episode.fail(f"{type(error).__name__}: {error}")
+            paid = LedgerRow()
+        truncated = episode.outcome == "infra_error"
+        return paid, episode.over and not truncated, truncated
+
+    def _mask(self, masks: np.ndarray) -> None:
+        """Set what is legal in a (2 + M + M + K,) bool mask of nothing."""
+        episode, m = self._running(), self.pool_size
+        masks[0], masks[1] = episode.may_retrieve, True
+        length = len(episode.pool_times)
+        masks[2 : 2 + length] = masks[2 + m : 2 + m + length] = True
+        masks[2 + 2 * m : 2 + 2 * m + len(episode.task.options)] = True
+
     def _running(self) -> Episode:
         if self.episode is None:
             raise ResetNeeded("there is no episode yet; call reset()")
@@ -314,14 +324,22 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             try:
                 return self._start(task)
             except VideoError as error:
-                if self.on_video_error == "raise":
+                # Where the machine is short of something, or lacks the backend, no file is to
+                # blame: the next one would fail as well.
+                blameless = isinstance(error, MachineError | BackendUnavailableError)
+                if self.on_video_error == "raise" or blameless:
                     raise
-                self.skipped.append((task.task_id, f"{type(error).__name__}: {error}"))
+                self._skip(task, error)
         last_id, last_error = self.skipped[-1]
         raise VideoError(
             f"no task of the {len(self.order.indices)} in this shard has a usable video; "
             f"the last one, {last_id!r}, failed with {last_error}"
         )
+
+    def _skip(self, task: Task, error: VideoError) -> None:
+        """Write down a task that was skipped, once however often its turn comes."""
+        self.skipped[:] = [entry for entry in self.skipped if entry[0] != task.task_id]
+        self.skipped.append((task.task_id, f"{type(error).__name__}: {error}"))
 
     def _start(self, task: Task) -> None:
         if len(task.options) > self.max_options:
@@ -342,7 +360,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             task,
             pool_times,
             info.duration_s,
-            info.fps,
+            info.fps if info.even else None,
             self.max_turns,
             self.budget,
             self.retrieval,
@@ -383,26 +401,26 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         self._seen[view.frame_index] = 1  # only what really arrived
 
     def _observation(self) -> dict[str, Any]:
-        episode, viewer = self._running(), self.viewer
-        count = len(viewer.times)
-        frames = np.empty(self._frames_shape, np.uint8)
-        viewer.put(frames)
-        frames[count:] = 0
-        frame_index = self._no_index.copy()
-        frame_index[:count] = viewer.view.frame_index[:count]
-        frame_time = self._no_time.copy()
-        frame_time[:count] = viewer.times
-        return {
-            "frames": frames,
-            "frame_index": frame_index,
-            "frame_time": frame_time,
-            "seen": self._seen.copy(),
-            "question": self._question.copy(),
-            "options": self._options.copy(),
-            "turn": np.array([episode.turn], np.int64),
-        }
+        observation = {key: np.empty(shape, kind) for key, shape, kind in self._parts}
+        self.viewer.put(observation["frames"])
+        self._write(observation)
+        return observation
 
-    def _info(self, episode: Episode, paid: LedgerRow) -> dict[str, Any]:
+    def _write(self, observation: Mapping[str, np.ndarray]) -> None:
+        """Write everything but the frames into arrays of the observation space."""
+        view, times = self.viewer.view, self.viewer.times
+        count = len(times)
+        observation["frame_index"][:count] = view.frame_index[:count]
+        observation["frame_index"][count:] = -1
+        observation["frame_time"][:count] = times
+        observation["frame_time"][count:] = -1.0
+        observation["seen"][:] = self._seen
+        observation["question"][:] = self._question
+        observation["options"][:] = self._options
+        observation["turn"][0] = self._running().turn
+
+    def _info(self, paid: LedgerRow) -> dict[str, Any]:
+        episode = self._running()
         log = episode.turns[-1] if episode.turns else None
         iou = log.iou if log else episode.initial_iou
         task, over = episode.task, episode.over

@@ -111,7 +111,8 @@ class DecodingSettings:
         deadline_s: Seconds one decoding call may take; None for no limit.
         cache_mb: Megabytes of decoded frames kept between episodes, shared by the environments of a
             process; 0 keeps none. With ``cache_dir``, the limit of that directory.
-        cache_dir: Directory for decoded frames, shared between processes and runs.
+        cache_dir: Directory for decoded frames, shared between processes and runs; one that cannot
+            be used is as good as none.
 
     Raises:
         ValueError: For a value that is not allowed, naming it and the fix.
@@ -144,7 +145,8 @@ class EnvSettings(DecodingSettings, EpisodeSettings):
         reward: Preset name, mapping of fields, or ``BiLevelReward``.
         order: "shuffled" (every task once per epoch) or "sequential". Seeding starts over.
         shard: (i, n): only tasks i, i + n, i + 2n, ..., so that n environments cover a suite.
-        on_video_error: At reset, "raise" the ``VideoError`` or "skip" to the next task.
+        on_video_error: At reset, "raise" the ``VideoError`` or "skip" to the next task. Faults of
+            the machine and a backend that is missing are raised in either case.
         max_options: Choices of the action space (K); None for the suite's own largest number.
         question_bytes: Length of the question's observation (L).
 

@@ -21,6 +21,7 @@ from gym_longvideo import checks
 from gym_longvideo.annotation import Annotation, canonical, parse_record
 from gym_longvideo.annotation.identity import asked, unique_id, video_of
 from gym_longvideo.annotation.records import read_records
+from gym_longvideo.extras import check_ours, explain
 from gym_longvideo.task import Task
 from gym_longvideo.video import open_video
 from gym_longvideo.video.errors import VideoError, VideoNotFoundError
@@ -145,9 +146,11 @@ def load_suite(
             'of a .jsonl file, or "module:callable"'
         )
     try:
+        check_ours(module.partition(".")[0])
         make: Any = reduce(getattr, factory.split("."), importlib.import_module(module))
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"suite={suite!r} cannot be imported: {error}") from error
+        why = explain(error, module) if isinstance(error, ImportError) else error
+        raise ValueError(f"suite={suite!r} cannot be imported: {why}") from error
     made = _call(make, **options)
     if not isinstance(made, Suite):
         raise ValueError(f"suite={suite!r} returned {made!r}, which is no Suite")

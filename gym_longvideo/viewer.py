@@ -8,7 +8,7 @@ opening the video again where the copy decodes next. What costs little to draw a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +19,9 @@ from gym_longvideo.settings import EnvSettings
 from gym_longvideo.suite import Suite
 from gym_longvideo.task import Task
 from gym_longvideo.video import DiskCache, FrameCache, FramePool, FrameStatus, ReaderPool, VideoInfo
+from gym_longvideo.video.border import changed_error
 from gym_longvideo.video.cache import PoolCache
 from gym_longvideo.video.pool import pool_times
-from gym_longvideo.video.source import Fit
 
 _NO_TIMES = np.zeros(0)
 
@@ -53,9 +53,10 @@ class Viewer:
         self._frames: np.ndarray | None = None  # what was decoded; None for what is drawn
         self._readers = ReaderPool()
         self._task: Task | None = None
+        self._key = ""  # of the video of this episode
         self._pool: FramePool | None = None
         self._last: tuple[np.ndarray | None, np.ndarray] = None, _NO_TIMES
-        self._draw: Callable[[np.ndarray, np.ndarray, Fit], None] | None = None
+        self._drawable: Any = None  # the video, if it is drawn
         self._drawn: set[int] = set()  # pool frames drawn in this episode
 
     @property
@@ -74,8 +75,7 @@ class Viewer:
         frames = np.empty((len(times), *self.settings.frame_shape, 3), np.uint8)
         if len(times):
             self._open_again()
-            assert self._draw is not None
-            self._draw(times, frames, self.settings.fit)
+            self._drawable.draw(times, frames, self.settings.fit)
         return frames
 
     def open(self, task: Task) -> tuple[np.ndarray, VideoInfo]:
@@ -89,20 +89,21 @@ class Viewer:
         self._drawn = set()
         self._last = None, _NO_TIMES
         self._task = task
-        return self._open(task)
+        times, info = self._open(task)
+        self._key = info.key
+        return times, info
 
     def _open(self, task: Task) -> tuple[np.ndarray, VideoInfo]:
         started, asked = time.perf_counter(), self.settings
-        self._pool = self._draw = None
+        self._pool = self._drawable = None
         backend, isolate = asked.backend, bool(asked.isolate)
         video = self._readers.get(
             (task.video, backend, isolate),
             lambda: self.suite.open_video(task, backend=backend, isolate=isolate),
         )
         info = video.info
-        draw = getattr(video, "draw", None)
-        if draw is not None and self.cache is None:
-            self._draw = draw
+        if hasattr(video, "draw") and self.cache is None:
+            self._drawable = video
             times = pool_times(
                 info.duration_s, asked.pool_size, asked.pool_rule, info.frame_count, info.fps
             )
@@ -131,7 +132,7 @@ class Viewer:
         if not len(view.frame_index):
             return
         self._open_again()
-        if self._draw is not None:
+        if self._drawable is not None:
             fresh = len(view.times)
             if view.on_pool:
                 known = len(self._drawn)
@@ -151,16 +152,8 @@ class Viewer:
         self._last = self._frames, self.times
 
     def put(self, frames: np.ndarray) -> None:
-        """Write the pixels of what is shown now into the first n of ``frames``."""
-        count = len(self.times)
-        if not count:
-            return
-        if self._frames is None:
-            self._open_again()
-            assert self._draw is not None
-            self._draw(self.times, frames[:count], self.settings.fit)
-        else:
-            frames[:count] = self._frames
+        """Write the pixels of what is shown now into the first n of ``frames``, zeros after."""
+        put_together([self], frames[None])
 
     def blank(self, view: View = EMPTY_VIEW) -> None:
         """Show no pixels."""
@@ -168,16 +161,48 @@ class Viewer:
 
     def close(self) -> None:
         """Release the decoders. Idempotent."""
-        self._pool = self._draw = None
+        self._pool = self._drawable = None
         self._readers.close()
 
     def _open_again(self) -> None:
-        if self._pool is None and self._draw is None:  # closed, or a copy pickled in mid-episode
+        if (
+            self._pool is None and self._drawable is None
+        ):  # closed, or a copy pickled in mid-episode
             assert self._task is not None
-            self._open(self._task)
+            _, info = self._open(self._task)
+            if info.key != self._key:
+                self._pool = self._draw = None
+                raise changed_error(info.path, self.settings.backend)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pool": None, "_draw": None}
+        return {**self.__dict__, "_pool": None, "_drawable": None}
+
+
+def put_together(viewers: Sequence[Viewer], frames: np.ndarray) -> None:
+    """Write the pixels of what each viewer shows into the first of its frames, zeros after.
+
+    Args:
+        viewers: n viewers of the same settings.
+        frames: (n, F, H, W, 3) uint8, C-contiguous; written to.
+    """
+    flat = frames.reshape(-1, *frames.shape[2:])
+    drawn: dict[type, list[tuple[Any, np.ndarray, int]]] = {}
+    for i, viewer in enumerate(viewers):
+        times, count = viewer.times, len(viewer.times)
+        frames[i, count:] = 0
+        if not count:
+            continue
+        if viewer._frames is not None:
+            frames[i, :count] = viewer._frames
+            continue
+        viewer._open_again()
+        video = viewer._drawable
+        if hasattr(video, "draw_together"):
+            drawn.setdefault(type(video), []).append((video, times, i * frames.shape[1]))
+        else:
+            video.draw(times, frames[i, :count], viewer.settings.fit)
+    for kind, parts in drawn.items():
+        kind.draw_together(parts, flat, viewers[0].settings.fit)  # type: ignore[attr-defined]
 
 
 def _cache(settings: EnvSettings) -> PoolCache | None:

@@ -149,7 +149,7 @@ def test_only_what_is_new_is_fed():
 def test_dialogues_that_ended_leave_the_cache():
     _, session = converse(shared())
     assert len(session._mask) == 3
-    keys = session._cache.layers[0].keys
+    keys = session._memory.cache.layers[0].keys
     assert keys.shape[0] == 3 and keys.shape[2] == session._mask.shape[1]
     session._select([session._keys[1]])
     assert session._mask.shape[0] == 1
@@ -171,9 +171,8 @@ def test_mutations_of_the_session_would_be_noticed(monkeypatch):
             self, [r._replace(positions=r.positions * 0 + np.arange(len(r.ids))) for r in rows]
         )
 
-    def visible(self, embeds, positions, original=DecodeSession._forward):
-        self._mask = torch.ones_like(self._mask)
-        return original(self, embeds, positions)
+    def visible(self, inputs, positions, mask, memory, original=DecodeSession._forward):
+        return original(self, inputs, positions, torch.ones_like(mask), memory)
 
     def unfed(self, i, blocks):
         return self.policy.row(blocks)

@@ -20,7 +20,7 @@ from agents.model.sampling import Reply, Sampling
 from agents.rollout import MOST_SKIPPED, RolloutCollector, TrainingOrder
 from agents.trajectory import rows_of
 from gym_longvideo.env import LongVideoQAEnv
-from gym_longvideo.video import VideoError
+from gym_longvideo.video.errors import MachineError, VideoError
 from gym_longvideo.wrappers import TextProtocol
 
 T = 0.7
@@ -297,6 +297,17 @@ def test_a_video_that_does_not_open_is_replaced(workers):
     assert [task for task, _ in collector.skipped] == [1, 4]
     assert all("is not a video" in why for _, why in collector.skipped)
     collector.close()
+
+
+def test_what_the_machine_lacks_skips_no_task():
+    class Starved(GreySuite):
+        def open_video(self, task, **options):
+            raise MachineError("too many open files", path=task.video)
+
+    asked = []
+    with pytest.raises(MachineError, match="too many open files"):
+        play(envs=environments(2, Starved()), replacement=lambda: asked.append(1) or 0)
+    assert not asked
 
 
 def test_without_a_replacement_the_error_is_raised():

@@ -106,8 +106,7 @@ def test_a_missing_extra_is_named(monkeypatch, capsys):
     monkeypatch.setattr(cli.importlib, "import_module", absent)
     assert main(["train"]) == 2
     assert capsys.readouterr().err == (
-        "error: longvideo train needs what is not there: torch is not installed: "
-        'pip install "gym-longvideo[agents]"\n'
+        'error: longvideo train needs torch: pip install "gym-longvideo[agents]"\n'
     )
 
 

@@ -21,7 +21,7 @@ from gym_longvideo.env import ANSWER, RETRIEVE, LongVideoQAEnv
 from gym_longvideo.episode import Answer, Malformed, Retrieve
 from gym_longvideo.settings import EnvSettings
 from gym_longvideo.suite import utf8_prefix
-from gym_longvideo.video import VideoError
+from gym_longvideo.video import BackendUnavailableError, MachineError, VideoError
 
 
 def make(suite=None, **kwargs):
@@ -700,6 +700,32 @@ def test_skipping_finds_the_only_good_video_wherever_an_epoch_ends():
             assert env.reset(**options)[1]["task_id"] == "grey-0"
             skipped = [task_id for task_id, _ in env.skipped]
             assert len(set(skipped)) == len(skipped)  # none is tried twice
+
+
+def test_a_task_skipped_again_and_again_is_written_down_once():
+    suite = GreySuite()
+    suite.broken |= {"grey-0", "grey-1"}
+    env = make(suite, on_video_error="skip", order="sequential", shard=(0, 2))
+    for _ in range(20):
+        env.reset()
+    assert [task_id for task_id, _ in env.skipped] == ["grey-0"]
+
+
+@pytest.mark.parametrize("kind", [MachineError, BackendUnavailableError])
+def test_a_fault_of_the_machine_skips_no_task(kind):
+    suite = GreySuite()
+    original = suite.open_video
+
+    def fail(task, **kwargs):
+        raise kind("no file is to blame")
+
+    env = make(suite, on_video_error="skip")
+    suite.open_video = fail  # type: ignore[method-assign]
+    with pytest.raises(kind):
+        env.reset()
+    assert env.skipped == []
+    suite.open_video = original  # type: ignore[method-assign]
+    env.reset()
 
 
 def test_a_fault_in_mid_episode_truncates_without_reward():

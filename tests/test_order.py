@@ -86,17 +86,25 @@ def test_a_vector_of_shards_covers_a_suite_exactly_once(mode, order):
     envs.close()
 
 
-def test_make_vec_passes_order_and_shard_on():
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("sync", {"vector_kwargs": {"autoreset_mode": AutoresetMode.SAME_STEP}}),
+        ("vector_entry_point", {"autoreset_mode": AutoresetMode.SAME_STEP}),
+    ],
+)
+def test_make_vec_passes_order_and_shard_on(mode, options):
     envs = gym.make_vec(
         "gym_longvideo:LongVideoQA-v0",
         num_envs=1,
+        vectorization_mode=mode,
         suite_options={"families": "needle", "size": 6},
         order="sequential",
         shard=(1, 2),
         frame_budget=4,
         pool_size=8,
         frame_size=8,
-        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+        **options,
     )
     _, info = envs.reset(seed=0)
     seen = [info["task_id"][0]]

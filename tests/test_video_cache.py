@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import pickle
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -181,6 +184,103 @@ def test_a_full_disk_is_logged_and_decoding_goes_on(tmp_path, monkeypatch, caplo
     with caplog.at_level(logging.WARNING):
         cache.put(key(), {0: frame(0)})
     assert "No space left" in caplog.text
+
+
+FULL = """
+import logging, sys
+import numpy as np
+from gym_longvideo.video import CachedFrame, DiskCache, FrameStatus, PoolKey
+logging.basicConfig(stream=sys.stdout)
+cache = DiskCache(sys.argv[1])
+key = PoolKey("a", "pyav", 64, "midpoint", (64, 64), "stretch", 0.0)
+dice = np.random.default_rng(0)
+for place in range(64):
+    pixels = dice.integers(0, 256, (64, 64, 3), np.uint8)
+    cache.put(key, {place: CachedFrame(pixels, 0.0, FrameStatus.OK)})
+    found = cache.get(key, [place])
+    assert not found or (found[place].pixels == pixels).all()
+assert 0 < len(cache.get(key, range(64))) < 64
+print("alive")
+"""
+
+
+def test_a_disk_that_is_really_full_costs_no_process_its_life(tmp_path):
+    mount = f"mount -t tmpfs -o size=300k none {tmp_path}"
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    try:
+        subprocess.run([*command, mount], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("small file systems cannot be mounted here")
+    done = subprocess.run(
+        [*command, f'{mount} && exec "$0" -c "$1" {tmp_path}', sys.executable, FULL],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("No space left") == 1 and done.stdout.endswith("alive\n")
+
+
+def test_an_entry_that_may_only_be_read_is_read(tmp_path, monkeypatch):
+    DiskCache(tmp_path).put(key(), {0: frame(7)})
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(1, "Operation not permitted")
+
+    for name in ("utime", "replace"):
+        monkeypatch.setattr(f"gym_longvideo.video.cache.os.{name}", refuse)
+    cache = DiskCache(tmp_path)
+    assert values(cache.get(key(), [0])) == {0: 7}
+    cache.put(key(), {1: frame(8)})
+    assert values(cache.get(key(), [0, 1])) == {0: 7}
+    # Nor is a damaged entry that cannot be renamed.
+    (tmp_path / (key().digest() + ".json")).write_text("garbage")
+    assert cache.get(key(), [0]) == {}
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
+def test_a_cache_that_cannot_be_read_is_no_cache_and_says_so_once(
+    tmp_path, monkeypatch, caplog, number
+):
+    cache = DiskCache(tmp_path)
+    cache.put(key(), {0: frame(7)})
+
+    def fail(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as change, caplog.at_level(logging.WARNING):
+        change.setattr("pathlib.Path.open", fail)
+        change.setattr("pathlib.Path.read_bytes", fail)
+        change.setattr("pathlib.Path.read_text", fail)
+        for _ in range(3):
+            assert cache.get(key(), [0]) == {}
+            cache.put(key(), {1: frame(8)})
+    assert len(caplog.records) == 1 and os.strerror(number) in caplog.text
+    assert values(cache.get(key(), [0])) == {0: 7}  # and nothing was set aside
+
+
+def test_an_entry_evicted_between_two_looks_is_a_miss(tmp_path, monkeypatch):
+    cache = DiskCache(tmp_path)
+    cache.put(key(), {0: frame(7)})
+    utime = os.utime
+
+    def evict(path, *args, **kwargs):
+        path.unlink()
+        utime(path, *args, **kwargs)
+
+    monkeypatch.setattr("gym_longvideo.video.cache.os.utime", evict)
+    assert values(cache.get(key(), [0])) == {0: 7}
+    assert cache.get(key(), [0]) == {}
+
+
+def test_a_directory_that_cannot_be_made_is_no_obstacle(tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    with caplog.at_level(logging.WARNING):
+        cache = DiskCache(tmp_path / "file" / "cache")
+        cache.put(key(), {0: frame(0)})
+        assert cache.get(key(), [0]) == {}
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("kind", [FrameCache, lambda max_bytes: DiskCache(".", max_bytes)])

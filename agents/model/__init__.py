@@ -7,8 +7,10 @@ In reading order:
     rows.py      dialogues laid out for a forward pass, with M-RoPE positions
     vision.py    FrameEncoder: images to features, each frame once
     sampling.py  Sampling and Reply: how replies are drawn, and what one is
-    policy.py    MLLMPolicy: a model of the Qwen2.5-VL kind that scores and is trained
+    families/    what one kind of model needs that another does not
+    policy.py    MLLMPolicy: a model that scores and is trained
     fidelity.py  is a model run here as it runs itself? asked when it is loaded
+    memory.py    Memory: what layers keep of a batch of dialogues
     decoding.py  DecodeSession: batched replies over several turns, one KV cache
     critic.py    Critic and its ValueHead: what a token can still earn
     tiny.py      the tiny MLLM: architecture, tokenizer, fresh weights

@@ -3,7 +3,8 @@
 A turn costs the prefill of what is new: the last token of the reply, which was sampled but never
 fed, and the block that the environment added. Rows end at different times; what was fed to a row
 after its end is masked for ever, and new blocks are padded on the left, so that every row is
-computed exactly as if it were alone (up to rounding).
+computed exactly as if it were alone (up to rounding). Models with recurrent layers take no padding:
+new blocks are fed to them in groups of one length, and a row that has ended keeps its state.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from agents.model.chat import Block
+from agents.model.memory import Memory
 from agents.model.policy import MLLMPolicy
 from agents.model.rows import Row, collate
 from agents.model.sampling import Reply, Sampling, restrict
@@ -39,7 +42,7 @@ class DecodeSession:
         self.policy, self.sampling, self.generator = policy, sampling, generator
         self.prefilled = self.decoded = 0
         self._keys: list[Any] = []
-        self._cache: Any = None
+        self._memory: Memory | None = None
         self._mask = torch.zeros(0)
         self._next = np.zeros(0, np.int64)  # next M-RoPE position of each row
         self._unfed = np.zeros(0, np.int64)  # last sampled id of each row
@@ -64,7 +67,7 @@ class DecodeSession:
                 f"{len(blocks)} blocks for dialogues {list(keys)}; pass at least one dialogue, "
                 "each once, and what is new in each"
             )
-        if fresh or self._cache is None:
+        if fresh or self._memory is None:
             self._start(len(keys))
         else:
             self._select(keys)
@@ -78,9 +81,7 @@ class DecodeSession:
         return self._sample(states)
 
     def _start(self, count: int) -> None:
-        from transformers import DynamicCache
-
-        self._cache = DynamicCache(config=self.policy.base.config.get_text_config())
+        self._memory = Memory(self.policy.base.config.get_text_config())
         self._mask = torch.zeros(count, 0, dtype=torch.int64, device=self.policy.device)
         self._next = np.zeros(count, np.int64)
         self._unfed = np.full(count, -1)
@@ -99,9 +100,8 @@ class DecodeSession:
         mask = self._mask[index]
         # Columns that no remaining row uses are dropped along with the rows.
         used = torch.nonzero(mask.any(0))[:, 0]
-        for layer in self._cache.layers:
-            layer.keys = layer.keys[index][:, :, used].contiguous()
-            layer.values = layer.values[index][:, :, used].contiguous()
+        assert self._memory is not None
+        self._memory.select(index, used)
         self._mask = mask[:, used]
         self._next, self._unfed = self._next[chosen], self._unfed[chosen]
 
@@ -120,24 +120,54 @@ class DecodeSession:
 
     def _prefill(self, rows: Sequence[Row]) -> torch.Tensor:
         """Feed the new parts; return (B, hidden) states that predict the first token."""
-        batch = collate(rows, 0, left=True, device=self.policy.device)
-        lengths = [row.positions.max() + 1 for row in rows]
-        starts = torch.from_numpy(self._next - np.array(lengths)).to(self.policy.device)
-        self._mask = torch.cat([self._mask, batch.attention], dim=1)
-        return self._forward(self.policy.embed(batch), batch.positions + starts[None, :, None])
+        memory = self._memory
+        assert memory is not None
+        everyone = torch.arange(len(rows), device=self.policy.device)
+        if not memory.recurrent:
+            states, self._mask = self._feed(rows, everyone, memory)
+            return states
+        lengths = np.array([len(row.ids) for row in rows])
+        before = self._mask.shape[1]
+        found, masks, parts = [], [], []
+        for length in np.unique(lengths):
+            places = np.flatnonzero(lengths == length)
+            index = everyone[torch.from_numpy(places).to(everyone.device)]
+            part = memory.part(index)
+            states, mask = self._feed([rows[i] for i in places.tolist()], index, part)
+            found.append(states)
+            masks.append(nn.functional.pad(mask, (0, before + lengths.max() - mask.shape[1])))
+            parts.append((index, part))
+        memory.join(parts, len(rows), before + int(lengths.max()))
+        order = torch.cat([index for index, _ in parts]).argsort()
+        self._mask = torch.cat(masks)[order]
+        return torch.cat(found)[order]
 
-    def _forward(self, embeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _feed(
+        self, rows: Sequence[Row], index: torch.Tensor, memory: Memory
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Feed new parts of some dialogues; return the last states, and the mask with them."""
+        batch = collate(rows, 0, left=True, device=self.policy.device)
+        ends = torch.from_numpy(np.array([row.positions.max() + 1 for row in rows]))
+        starts = torch.from_numpy(self._next).to(index.device)[index] - ends.to(index.device)
+        mask = torch.cat([self._mask[index], batch.attention], dim=1)
+        positions = batch.positions + starts[None, :, None]
+        return self._forward(self.policy.inputs(batch), positions, mask, memory), mask
+
+    def _forward(
+        self, inputs: dict[str, Any], positions: torch.Tensor, mask: torch.Tensor, memory: Memory
+    ) -> torch.Tensor:
         out = self.policy.language(
-            inputs_embeds=embeds,
-            attention_mask=self._mask,
+            **inputs,
+            attention_mask=mask,
             position_ids=positions,
-            past_key_values=self._cache,
+            past_key_values=memory.cache,
             use_cache=True,
         )
         return out.last_hidden_state[:, -1]
 
     def _sample(self, states: torch.Tensor) -> list[Reply]:
-        policy, limit = self.policy, self.sampling.max_new_tokens
+        policy, limit, memory = self.policy, self.sampling.max_new_tokens, self._memory
+        assert memory is not None
         count = len(states)
         end = policy.codec.end_id
         embeddings = policy.base.get_input_embeddings()
@@ -158,7 +188,12 @@ class DecodeSession:
             fed = torch.from_numpy(running.astype(np.int64)).to(policy.device)
             self._mask = torch.cat([self._mask, fed[:, None]], dim=1)
             positions = torch.from_numpy(self._next).to(policy.device)
-            states = self._forward(embeddings(drawn[:, None]), positions.expand(3, -1)[..., None])
+            ended = torch.nonzero(fed == 0)[:, 0] if memory.recurrent else fed[:0]
+            kept = memory.states(ended) if len(ended) else []
+            inputs = {"inputs_embeds": embeddings(drawn[:, None])}
+            states = self._forward(inputs, positions.expand(3, -1)[..., None], self._mask, memory)
+            if len(ended):
+                memory.restore(ended, kept)
             self._next = self._next + running
         self.decoded += int(lengths.sum())
         self._unfed = ids[np.arange(count), lengths - 1]

@@ -1,11 +1,12 @@
 """Fidelity: is a model run here as it runs itself? Asked when it is loaded, and refused if not.
 
-A model that wants more than features in its embeddings (Qwen3-VL adds some to its layers), or that
-places images otherwise, would run here without a word, and wrongly.
+A model that wants more than its family gives it, or that places images otherwise, would run here
+without a word, and wrongly.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def check_fidelity(policy: Any) -> None:
             and the difference.
     """
     name = type(policy.base).__name__
-    _check_layers(name, policy.base.config.get_text_config())
+    _check_layers(name, policy.base.config.get_text_config(), policy.family.layers)
     unit = policy.codec.grid.patch * policy.codec.grid.merge
     dice = np.random.default_rng(0)
     frames = dice.integers(0, 256, (2, 2 * unit, 3 * unit, 3), np.uint8)
@@ -39,14 +40,13 @@ def check_fidelity(policy: Any) -> None:
     _check_states(name, policy, row, frames, sizes)
 
 
-def _check_layers(name: str, config: Any) -> None:
+def _check_layers(name: str, config: Any, known: Sequence[str]) -> None:
     """Refuse layers whose memory ``DecodeSession`` could not share out among dialogues."""
     kinds = getattr(config, "layer_types", None) or ()
-    if odd := sorted({kind for kind in kinds if kind != "full_attention"}):
+    if odd := sorted(set(kinds) - set(known)):
         raise ValueError(
             f"{name} has layers of the kinds {odd}: what they remember of a dialogue cannot be "
-            "taken out of a batch here; use a model whose layers are all of the kind "
-            "'full_attention', such as Qwen2.5-VL"
+            f"taken out of a batch here; use a model whose layers are of the kinds {list(known)}"
         )
 
 
@@ -59,7 +59,7 @@ def _check_positions(name: str, policy: Any, row: Row, sizes: torch.Tensor) -> N
     theirs, _ = index(ids, mm_token_type_ids=images, image_grid_thw=sizes)
     if not np.array_equal(theirs[:, 0].numpy(), row.positions):
         raise ValueError(
-            f"{name} places images unlike Qwen2.5-VL; this policy would give it wrong positions"
+            f"{name} places images otherwise than this policy does; it would get wrong positions"
         )
 
 
@@ -69,7 +69,7 @@ def _check_states(
 ) -> None:
     batch = collate([row], 0, device=policy.device)
     ours = policy.language(
-        inputs_embeds=policy.embed(batch),
+        **policy.inputs(batch),
         attention_mask=batch.attention,
         position_ids=batch.positions,
         use_cache=False,
@@ -90,6 +90,6 @@ def _check_states(
     if not gap <= limit:
         raise ValueError(
             f"{name} is not run here as it runs itself: its states of a small dialogue with images "
-            f"differ by {gap:.2g} of their size, more than {limit:g}; use a model of the "
-            "Qwen2.5-VL kind"
+            f"differ by {gap:.2g} of their size, more than {limit:g}; its family "
+            "(agents/model/families) does not fit it"
         )

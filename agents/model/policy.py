@@ -1,4 +1,4 @@
-"""MLLMPolicy: an image-text-to-text model of the Qwen2.5-VL kind as a policy over replies.
+"""MLLMPolicy: an image-text-to-text model as a policy over replies.
 
 One forward path serves generation, scoring and training: embeddings with the vision features put
 in, explicit M-RoPE positions, the language model, and the head at response positions only.
@@ -27,6 +27,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConf
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from agents.model.chat import Block, ChatCodec, ImageGrid
+from agents.model.families import family_of
 from agents.model.fidelity import check_fidelity
 from agents.model.rows import Batch, Row, collate, make_row
 from agents.model.sampling import Sampling
@@ -34,6 +35,8 @@ from agents.model.vision import FrameEncoder
 from gym_longvideo import checks
 
 ACTOR, CRITIC = "actor", "critic"
+# Flash attention needs a GPU and its own package; nobody has run it here yet.
+ATTENTION = ("sdpa", "eager", "flash_attention_2")
 # Above as many logits (256 MB in single precision) they are computed for so many tokens at a time.
 CHUNK_ABOVE, CHUNK = 2**26, 1024
 
@@ -79,7 +82,7 @@ class MLLMPolicy:
     precision whatever the model is in, because their steps are small.
 
     Args:
-        model: A ``Qwen2_5_VLForConditionalGeneration`` or one that is built like it.
+        model: Of one of the ``families``, such as a ``Qwen2_5_VLForConditionalGeneration``.
         codec: Of the same model.
         mean: Image normalisation per channel.
         std: Image normalisation per channel.
@@ -110,18 +113,15 @@ class MLLMPolicy:
         self.lora = lora
         self.train_vision = train_vision
         self.base: Any = model
+        self.family = family_of(model.config, model.name_or_path)
         core = model.model
-        if not hasattr(core, "visual") or not hasattr(core, "language_model"):
-            raise ValueError(
-                f"{type(model).__name__} has no model.visual and model.language_model; use a "
-                "model of the Qwen2.5-VL kind"
-            )
         if lora is not None and train_vision:
             raise ValueError("train_vision=True trains all of the tower; it needs lora=None")
         core.visual.requires_grad_(train_vision)
         self.language: Any = core.language_model
         self.head: Any = model.lm_head
-        self.peft: Any = _with_adapter(model, lora) if lora is not None else None
+        linear = self.family.linear
+        self.peft: Any = _with_adapter(model, lora, linear) if lora is not None else None
         self.encoder = FrameEncoder(
             core.visual,
             codec.grid,
@@ -129,6 +129,7 @@ class MLLMPolicy:
             std,
             capacity_mb=feature_cache_mb,
             cached=not train_vision,
+            family=self.family,
         )
         if checkpointing:
             # transformers 5.23 deprecates the name that earlier ones know.
@@ -156,7 +157,8 @@ class MLLMPolicy:
             path: Directory or hub id.
             dtype: "auto" is bfloat16 on a GPU and float32 on a CPU.
             device: The GPU if there is one, by default.
-            attention: Of the language model: "sdpa" (default), "eager", "flash_attention_2".
+            attention: Of language model and tower, see ``ATTENTION``; None is "sdpa", but "eager"
+                for the tower on a CPU, which attends image by image there and is faster so.
             frame_size: Height and width of frames in pixels that will be shown; what does not fit
                 the model is refused before its weights are read.
             **options: As the constructor takes them.
@@ -169,11 +171,7 @@ class MLLMPolicy:
         if dtype == "auto":
             dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
         config = AutoConfig.from_pretrained(str(path))
-        if getattr(config, "vision_config", None) is None:
-            raise ValueError(
-                f"model {str(path)!r} ({config.model_type}) takes no images; use one of the "
-                "Qwen2.5-VL kind"
-            )
+        family_of(config, str(path))
         codec = ChatCodec.from_pretrained(path, config)
         images = Qwen2VLImageProcessorPil.from_pretrained(str(path))
         cut = ImageGrid(images.patch_size, images.merge_size, images.temporal_patch_size)
@@ -184,8 +182,9 @@ class MLLMPolicy:
             )
         if frame_size is not None:
             codec.grid.tokens(*frame_size)
-        # Off the GPU the tower attends image by image, where eager is faster than sdpa.
-        tower = "eager" if place.type == "cpu" else "sdpa"
+        if attention is not None:
+            _check_attention(attention, place, dtype)
+        tower = attention or ("eager" if place.type == "cpu" else "sdpa")
         model: Any = load_whole(
             path,
             dtype=dtype,
@@ -217,6 +216,23 @@ class MLLMPolicy:
         named = self.base.named_parameters()
         return [p for name, p in named if f".{ACTOR}." in name]
 
+    def remember(self, frames: int, frame_size: tuple[int, int]) -> None:
+        """Make room for the features of as many frames as come back in later passes.
+
+        Too little is as bad as nothing: frames that come back in the same order find themselves
+        just forgotten. On a GPU a quarter of the memory that is free is the most.
+
+        Args:
+            frames: Different frames of a batch.
+            frame_size: Their height and width in pixels.
+        """
+        rows, columns = self.codec.grid.tokens(*frame_size)
+        width = self.family.width(self.base.config)
+        size = frames * rows * columns * width * self.head.weight.element_size()
+        if self.device.type == "cuda":
+            size = min(size, torch.cuda.mem_get_info(self.device)[0] // 4)
+        self.encoder.capacity = max(self.encoder.capacity, size)
+
     def row(self, blocks: Sequence[Block]) -> Row:
         """Lay out a dialogue."""
         return make_row(blocks, self.codec.grid, self.codec.image_token_id)
@@ -240,15 +256,20 @@ class MLLMPolicy:
         finally:
             self.language, self.head, self.encoder.visual = own
 
-    def embed(self, batch: Batch, *, train_tower: bool = True) -> torch.Tensor:
-        """Return (B, L, hidden) embeddings with the features of the frames put in.
+    def inputs(self, batch: Batch, *, train_tower: bool = True) -> dict[str, Any]:
+        """Return what the language model is given in place of ids: see ``Family.inputs``.
 
         Args:
             batch: Rows, padded.
             train_tower: Whether gradients may reach the vision tower, if it is trained at all.
         """
         embeds = self.language.get_input_embeddings()(batch.ids)
-        return self._put_features(embeds, batch, train_tower)
+        if not batch.frames:
+            return {"inputs_embeds": embeds}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and train_tower):
+            features = torch.cat(self.encoder(batch.frames)).to(embeds.dtype)
+        places = (batch.ids == self.codec.image_token_id) & batch.attention.bool()
+        return self.family.inputs(embeds, features, places)
 
     def score(
         self,
@@ -278,7 +299,7 @@ class MLLMPolicy:
 
         Args:
             rows: Sequences that each hold at least one response token.
-            train_tower: As ``embed`` takes it.
+            train_tower: As ``inputs`` takes it.
 
         Returns:
             (T, hidden) states that predict the T response tokens of all rows, in order; their (T,)
@@ -287,7 +308,7 @@ class MLLMPolicy:
         batch = collate(rows, 0, device=self.device)
         with self._recomputing():
             states = self.language(
-                inputs_embeds=self.embed(batch, train_tower=train_tower),
+                **self.inputs(batch, train_tower=train_tower),
                 attention_mask=batch.attention,
                 position_ids=batch.positions,
                 use_cache=False,
@@ -327,7 +348,7 @@ class MLLMPolicy:
         """Add another adapter on the same frozen weights; return its parameters."""
         if self.lora is None:
             raise ValueError(f"adapter {name!r} needs lora=; pass it to the policy")
-        self.peft.add_adapter(name, lora_config(self.lora))
+        self.peft.add_adapter(name, lora_config(self.lora, self.family.linear))
         self.peft.set_adapter(ACTOR)
         return [p for key, p in self.base.named_parameters() if f".{name}." in key]
 
@@ -394,15 +415,6 @@ class MLLMPolicy:
             for layer in layers:
                 layer.training = False
 
-    def _put_features(self, embeds: torch.Tensor, batch: Batch, train_tower: bool) -> torch.Tensor:
-        if not batch.frames:
-            return embeds
-        with torch.set_grad_enabled(torch.is_grad_enabled() and train_tower):
-            features = torch.cat(self.encoder(batch.frames)).to(embeds.dtype)
-        places = batch.ids == self.codec.image_token_id
-        places &= batch.attention.bool()
-        return embeds.masked_scatter(places.unsqueeze(-1), features)
-
     def _log_probs(
         self, states: torch.Tensor, ids: torch.Tensor, temperature: float, with_entropy: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -443,6 +455,19 @@ class MLLMPolicy:
         return log_probs, norm - (probs * finite).sum(-1)
 
 
+def _check_attention(attention: str, place: torch.device, dtype: Any) -> None:
+    checks.choice("attention", attention, ATTENTION)
+    if not attention.startswith("flash"):
+        return
+    from transformers.utils.import_utils import is_flash_attn_2_available
+
+    if place.type != "cuda" or dtype == torch.float32 or not is_flash_attn_2_available():
+        raise ValueError(
+            f"attention={attention!r} needs a GPU, weights in half precision and the package "
+            "flash-attn (pip install flash-attn); use attention='sdpa'"
+        )
+
+
 def load_whole(path: str | Path, **options: Any) -> Any:
     """Load the weights of a model, all of them and no others.
 
@@ -479,11 +504,10 @@ def spread(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return out.masked_scatter(mask.view(*mask.shape, *[1] * (values.ndim - 1)), values)
 
 
-def lora_config(lora: LoRA) -> Any:
-    """Return the peft configuration of an adapter of the language model."""
+def lora_config(lora: LoRA, linear: Sequence[str]) -> Any:
+    """Return the peft configuration of an adapter on the linear layers of the language model."""
     from peft import LoraConfig
 
-    linear = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
@@ -492,10 +516,10 @@ def lora_config(lora: LoRA) -> Any:
     )
 
 
-def _with_adapter(model: Any, lora: LoRA) -> Any:
+def _with_adapter(model: Any, lora: LoRA, linear: Sequence[str]) -> Any:
     from peft import get_peft_model
 
     with warnings.catch_warnings():
         # peft 0.21 asks for a name that transformers 5.23 deprecates.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        return get_peft_model(model, lora_config(lora), adapter_name=ACTOR)
+        return get_peft_model(model, lora_config(lora, linear), adapter_name=ACTOR)

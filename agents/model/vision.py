@@ -17,6 +17,8 @@ import torch
 from torch import nn
 
 from agents.model.chat import ImageGrid
+from agents.model.families.family import Family
+from agents.model.families.qwen2_vl import QWEN2_5_VL
 
 
 def patchify(
@@ -53,17 +55,19 @@ class FrameEncoder:
     """Runs the vision tower, and remembers what it said.
 
     Args:
-        visual: The vision tower of a Qwen2.5-VL model.
+        visual: The vision tower.
         grid: Patch geometry.
         mean: Normalisation per channel.
         std: Normalisation per channel.
         capacity_mb: Memory for features; the ones not used for longest go first.
         cached: Whether to remember; a tower that is trained must not.
         batch_frames: Frames encoded at once.
+        family: Of the model.
 
     Attributes:
         hits: Frames answered from memory.
         misses: Frames that went through the tower.
+        capacity: Bytes of features that are kept at most.
     """
 
     def __init__(
@@ -76,22 +80,24 @@ class FrameEncoder:
         capacity_mb: float = 512.0,
         cached: bool = True,
         batch_frames: int = 256,
+        family: Family = QWEN2_5_VL,
     ) -> None:
         if capacity_mb < 0 or batch_frames < 1:
             raise ValueError(
                 f"capacity_mb={capacity_mb} and batch_frames={batch_frames} must be positive"
             )
         self.visual: Any = visual
+        self.family = family
         self.grid, self.mean, self.std = grid, tuple(mean), tuple(std)
         self.cached = cached
         self.batch_frames = batch_frames
         self.hits = self.misses = 0
-        self._capacity = int(capacity_mb * 1e6)
+        self.capacity = int(capacity_mb * 1e6)
         self._bytes = 0
         self._kept: OrderedDict[tuple[tuple[int, ...], bytes], torch.Tensor] = OrderedDict()
 
     def __call__(self, frames: Iterable[np.ndarray]) -> list[torch.Tensor]:
-        """Return the features of each frame, (tokens, hidden), without gradients if cached.
+        """Return the features of each frame, (tokens, width), without gradients if cached.
 
         Frames with the same pixels go through the tower once, cached or not.
         """
@@ -136,7 +142,7 @@ class FrameEncoder:
         size = features.numel() * features.element_size()
         self._kept[key] = features
         self._bytes += size
-        while self._bytes > self._capacity and self._kept:
+        while self._bytes > self.capacity and self._kept:
             _, dropped = self._kept.popitem(last=False)
             self._bytes -= dropped.numel() * dropped.element_size()
 
@@ -157,7 +163,7 @@ class FrameEncoder:
         height, width = shape[0] // self.grid.patch, shape[1] // self.grid.patch
         patches = self.patches(stack)
         sizes = torch.tensor([[1, height, width]] * len(stack), device=patches.device)
-        merged = self.visual(patches, grid_thw=sizes).pooler_output
+        merged = self.family.features(self.visual, patches, sizes)
         # Clones, or one frame kept would keep the whole batch.
         parts = merged.split(height * width // self.grid.merge**2)
         return [part.clone() for part in parts] if self.cached else parts

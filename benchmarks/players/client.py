@@ -47,6 +47,7 @@ from benchmarks.players.answers import (
 )
 from benchmarks.players.limits import limits
 from gym_longvideo import checks
+from gym_longvideo.extras import require
 
 _log = logging.getLogger(__name__)
 
@@ -132,10 +133,9 @@ class Endpoint:
         checks.whole("retries", retries, 0)
         checks.number("backoff_s", backoff_s, 0, unit="seconds")
         checks.number("timeout_s", timeout_s, above=0, unit="seconds")
-        try:
-            import openai
-        except ImportError:
-            raise ValueError("endpoints need the openai package: pip install openai") from None
+        require("benchmarks.players.client", "openai")
+        import openai
+
         key = os.environ.get(api_key_env, "")
         if not key and api_key_env != API_KEY:
             raise ValueError(f"api_key_env={api_key_env!r}: no such environment variable is set")

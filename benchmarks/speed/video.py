@@ -12,7 +12,7 @@ same frames. Ours reads with two threads, its default; decord takes all cores by
 torchcodec and textbook PyAV the faster of one thread and all cores counts. Like goes with like in
 the comparison with the floor: one reader in one thread, against the frames between keyframe and
 target times what one frame costs in plain sequential decoding on one core. Contenders take turns,
-each in a process of its own; medians count. Absolute seconds depend on the machine, ratios hardly:
+each in a process of its own; medians count. What drawn videos cost is in ``steps.py``. Absolute seconds depend on the machine, ratios hardly:
 only ratios are reported, the worst over the files.
 """
 
@@ -33,6 +33,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.speed.films import FPS, GROUPS, make_film
+from benchmarks.speed.steps import SIDES, run_haystack, run_vector
 from gym_longvideo.command import Parser, as_command
 from gym_longvideo.video import FramePool, open_video
 
@@ -182,56 +183,6 @@ def run_memory_growth(path: str, episodes: int, files: int) -> dict[str, Any]:
     return {"mb": resident[episodes] - resident[episodes // 10]}
 
 
-def run_haystack(seconds: float) -> dict[str, Any]:
-    """Random steps per second of the haystack at 56 pixels, and of an environment doing nothing.
-
-    Doing nothing means: a fresh copy of a stored observation, and episodes that end by the same
-    rule. The two take short turns, after a first round through all tasks; ``ratio`` is the median.
-    """
-    import gymnasium as gym
-
-    env = gym.make("gym_longvideo:LongVideoQA-v0", suite="haystack", frame_size=56)
-
-    class NoOp(gym.Env):
-        observation_space, action_space = env.observation_space, env.action_space
-        stored = env.observation_space.sample()
-
-        def reset(self, *, seed=None, options=None):
-            super().reset(seed=seed)
-            self.turn = 0
-            return self._observe(), {}
-
-        def step(self, action):
-            self.turn += 1
-            return self._observe(), 0.0, bool(action[0] == 1 or self.turn == 3), False, {}
-
-        def _observe(self):
-            found = {key: value.copy() for key, value in self.stored.items()}
-            return found | {"turn": np.array([self.turn])}
-
-    def rate(one: Any, steps: int) -> float:
-        started = time.perf_counter()
-        for _ in range(steps):
-            _, _, terminated, truncated, _ = one.step(one.action_space.sample())
-            if terminated or truncated:
-                one.reset()
-        return steps / (time.perf_counter() - started)
-
-    noop = gym.make(gym.envs.registration.EnvSpec("NoOp-v0", entry_point=NoOp))  # type: ignore
-    for one in (env, noop):
-        one.action_space.seed(0)
-        one.reset(seed=0)
-        rate(one, 8000)
-    pairs, started = [], time.perf_counter()
-    while time.perf_counter() - started < 2 * seconds:
-        pairs.append((rate(env, 500), rate(noop, 2000)))
-    env.close()
-    noop.close()
-    haystack, nothing = np.median(pairs, axis=0)
-    ratio = np.median([a / b for a, b in pairs])
-    return {"haystack": float(haystack), "noop": float(nothing), "ratio": float(ratio)}
-
-
 RUNS: dict[str, Callable[..., dict[str, Any]]] = {
     "ours": run_ours,
     "pool_upfront": run_pool_upfront,
@@ -242,6 +193,7 @@ RUNS: dict[str, Callable[..., dict[str, Any]]] = {
     "peak_memory": run_peak_memory,
     "memory_growth": run_memory_growth,
     "haystack": run_haystack,
+    "vector": run_vector,
 }
 
 
@@ -415,6 +367,10 @@ def main(arguments: Sequence[str]) -> int:
     found["rss_growth_mb"] = growth and growth["mb"]
     rates = once("haystack", seconds=3.0 if quick else 10.0)
     found["haystack_steps_vs_noop"] = rates and rates["ratio"]
+    for side in SIDES:
+        ratios = once("vector", side=side, rounds=5 if quick else 15) or {}
+        for rival in ("sync", "async"):
+            found[f"vector_{side}px_vs_{rival}"] = ratios.get(rival)
     print("Ours and rivals may use all cores; vs_floor compares one thread with one core.")
     # Not for print: seconds belong to this machine.
     seconds = {film.stem: m for film, m in zip(films, medians, strict=True)}

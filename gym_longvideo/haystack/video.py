@@ -2,7 +2,8 @@
 
 Backgrounds, cards and blocks are drawn once per size and kept (``ArrayCache``); a frame then is one
 copy of a background, a share of one copy for all blocks, and seldom one for a card. Blocks are
-opaque rectangles for that reason: a masked copy costs four times as much.
+opaque rectangles for that reason: a masked copy costs four times as much. That one copy serves the
+blocks of several videos as well, so that a vector of environments is drawn together.
 """
 
 from __future__ import annotations
@@ -126,6 +127,25 @@ class HaystackVideo:
         Raises:
             ValueError: If the size or ``fit`` makes no sense.
         """
+        self.draw_together([(self, times, 0)], frames, fit)
+
+    @staticmethod
+    def draw_together(
+        parts: Sequence[tuple[HaystackVideo, np.ndarray, int]],
+        frames: np.ndarray,
+        fit: Fit = "stretch",
+    ) -> None:
+        """Draw frames of several videos into one array, the same pixels as one after the other.
+
+        Args:
+            parts: Of each video: itself; (n,) float64 playback seconds, all in
+                ``[0, duration_s]``; and where in ``frames`` the first of its n frames stands.
+            frames: (N, H, W, 3) uint8, C-contiguous; only the frames of ``parts`` are written to.
+            fit: As for ``read``.
+
+        Raises:
+            ValueError: If the size or ``fit`` makes no sense.
+        """
         _, height, width, _ = frames.shape
         if height < 8 or width < 8:
             raise ValueError(
@@ -133,37 +153,57 @@ class HaystackVideo:
             )
         if fit not in ("stretch", "letterbox"):
             raise ValueError(f"fit={fit!r} is unknown; use 'stretch' or 'letterbox'")
-        if not len(times):
-            return
         top = left = 0
-        if fit == "letterbox" and height != width:
+        bars = fit == "letterbox" and height != width
+        if bars:
             side = min(height, width)
             top, left = (height - side) // 2, (width - side) // 2
             height = width = side
-            frames[:] = 0
-        square = frames[:, top : top + height, left : left + width]
+        picture = frames[:, top : top + height, left : left + width]
+        moving: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+        for video, times, first in parts:
+            if not len(times):
+                continue
+            after, world = first + len(times), video.world
+            if bars:
+                frames[first:after] = 0
+            scenes = video._starts_s.searchsorted(times, "right") - 1
+            _draw_backgrounds(video._looks.take(scenes), picture[first:after])
+            if world.blocks:
+                moved = moving.setdefault(world.blocks, [])
+                moved.append((times, scenes * 37 + world.motion, np.arange(first, after)))
+        for blocks, moved in moving.items():
+            times, tracks, places = (np.concatenate(part) for part in zip(*moved, strict=True))
+            tracks = tracks[:, None] + np.arange(blocks)
+            _draw_blocks(frames, places, times, tracks, (top, left), (height, width))
+        for video, times, first in parts:
+            video._draw_cards(times, picture[first : first + len(times)])
+
+    def _draw_cards(self, times: np.ndarray, square: np.ndarray) -> None:
         world = self.world
-        scenes = self._starts_s.searchsorted(times, "right") - 1
-        looks = self._looks.take(scenes)
-        if height * width <= _SMALL:
-            _backgrounds(height, width).take(looks, axis=0, out=square, mode="clip")
-        else:
-            for place, look in enumerate(looks.tolist()):
-                square[place] = _background(look, height, width)
-        if world.blocks:
-            tracks = (scenes * 37 + world.motion)[:, None] + np.arange(world.blocks)
-            _draw_blocks(frames, times, tracks, (top, left), (height, width))
-        if world.events:
-            started = self._event_starts_s.searchsorted(times, "right")
-            for place in (times < self._event_ends_s[started]).nonzero()[0].tolist():
-                event = world.events[started[place] - 1]
-                card = _card(event.glyph, world.glyph_scale, height, width)
-                tall, broad = card.shape[:2]
-                y, x = int(event.y * (height - tall)), int(event.x * (width - broad))
-                square[place, y : y + tall, x : x + broad] = card
+        if not world.events:
+            return
+        started = self._event_starts_s.searchsorted(times, "right")
+        height, width = square.shape[1:3]
+        for place in (times < self._event_ends_s[started]).nonzero()[0].tolist():
+            event = world.events[started[place] - 1]
+            card = _card(event.glyph, world.glyph_scale, height, width)
+            tall, broad = card.shape[:2]
+            y, x = int(event.y * (height - tall)), int(event.x * (width - broad))
+            square[place, y : y + tall, x : x + broad] = card
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
+
+
+def _draw_backgrounds(looks: np.ndarray, square: np.ndarray) -> None:
+    """Draw the backgrounds of (n,) looks into (n, H, W, 3) uint8 frames."""
+    height, width = square.shape[1:3]
+    if height * width <= _SMALL:
+        _backgrounds(height, width).take(looks, axis=0, out=square, mode="clip")
+    else:
+        for place, look in enumerate(looks.tolist()):
+            square[place] = _background(look, height, width)
 
 
 def _backgrounds(height: int, width: int) -> np.ndarray:
@@ -184,6 +224,7 @@ def _background(look: int, height: int, width: int) -> np.ndarray:
 
 def _draw_blocks(
     frames: np.ndarray,
+    places: np.ndarray,
     times: np.ndarray,
     tracks: np.ndarray,
     corner: tuple[int, int],
@@ -193,8 +234,9 @@ def _draw_blocks(
 
     Args:
         frames: (N, H, W, 3) uint8, C-contiguous; written to.
-        times: (N,) playback seconds.
-        tracks: (N, B) int64 tracks of the blocks; later ones cover earlier ones.
+        places: (n,) int64, which of the frames.
+        times: (n,) playback seconds.
+        tracks: (n, B) int64 tracks of the blocks; later ones cover earlier ones.
         corner: (top, left) of the picture within the frames.
         size: (height, width) of the picture.
     """
@@ -203,32 +245,32 @@ def _draw_blocks(
     at += STARTS.take(tracks, axis=0, mode="wrap")
     at %= 2.0
     at = np.minimum(at, 2.0 - at)  # there and back
-    room, strides, frame_at, line_at = _layout(frames.shape, corner, size, side)
+    room, strides, picture_at, line_at = _layout(frames.shape[1:], corner, size, side)
     at *= room
+    frame_at = places * frames[0].nbytes + picture_at
     # A line of a block is one item to copy, and the frames are an array of all places where such an
     # item may begin: then all lines are one assignment, several times faster than loops. Where
     # blocks overlap, the last one stays, as in any assignment to repeated indices.
-    lines = (at.astype(np.int64) @ strides + frame_at)[..., None] + line_at
+    lines = (at.astype(np.int64) @ strides + frame_at[:, None])[..., None] + line_at
     blocks = _blocks(side).take(SHADES.take(tracks, mode="wrap"), axis=0)
-    places = np.ndarray(frames.nbytes - 3 * side + 1, blocks.dtype, frames, strides=(1,))  # type: ignore[call-overload]
-    places[lines.ravel()] = blocks.ravel()
+    items = np.ndarray(frames.nbytes - 3 * side + 1, blocks.dtype, frames, strides=(1,))  # type: ignore[call-overload]
+    items[lines.ravel()] = blocks.ravel()
 
 
 @lru_cache(maxsize=256)
 def _layout(
     shape: tuple[int, ...], corner: tuple[int, int], size: tuple[int, int], side: int
 ) -> tuple[np.ndarray, ...]:
-    """Return what ``_draw_blocks`` needs to know of an array of frames, whatever is drawn.
+    """Return what ``_draw_blocks`` needs to know of frames of a shape, whatever is drawn.
 
     Returns:
         (2,) room that a block has for moving; (2,) bytes from row to row and from column to column;
-        (N, 1) bytes before the picture of each frame; (side,) bytes before each line of a block.
+        () bytes of a frame before its picture; (side,) bytes before each line of a block.
     """
-    count, height, width, colours = shape
+    _, width, colours = shape
     strides = np.array([width * colours, colours])
-    frame_at = np.arange(count)[:, None] * (height * width * colours) + strides @ corner
     room = np.array([size[0] - side, size[1] - side], np.float64)
-    return room, strides, frame_at, np.arange(side) * strides[0]
+    return room, strides, strides @ corner, np.arange(side) * strides[0]
 
 
 def _blocks(side: int) -> np.ndarray:

@@ -16,8 +16,10 @@ from gym_longvideo.video.errors import (
     DecoderCrashError,
     DecodeTimeoutError,
     FrameDecodeError,
+    MachineError,
     NoVideoStreamError,
     UnsupportedCodecError,
+    VideoChangedError,
     VideoError,
     VideoNotFoundError,
     VideoOpenError,
@@ -43,11 +45,13 @@ __all__ = [
     "FrameDecodeError",
     "FramePool",
     "FrameStatus",
+    "MachineError",
     "NoVideoStreamError",
     "PoolKey",
     "ReaderPool",
     "UnsupportedCodecError",
     "Video",
+    "VideoChangedError",
     "VideoError",
     "VideoInfo",
     "VideoNotFoundError",
@@ -71,7 +75,7 @@ def open_video(
     """Open a video file.
 
     Args:
-        path: A local video file.
+        path: A local, regular video file; nothing but this file is opened.
         backend: "pyav" (right on every file we know of, and the fastest), "torchcodec", or
             "decord".
         isolate: Decode in a process apart, so that a decoder that hangs or crashes takes nothing
@@ -80,10 +84,11 @@ def open_video(
         threads: Most threads decoding one read ("pyav" only); frames are the same for any number.
 
     Raises:
-        VideoError: The file cannot be opened; see ``errors.py`` for the kinds.
+        VideoError: The file cannot be opened; see ``errors.py`` for the kinds. Nothing else leaves
+            a video, except ``ValueError`` for times and sizes that make no sense.
         ValueError: Unknown backend, or ``threads`` less than 1.
     """
-    path = os.fspath(path)
+    path = os.fsdecode(path)
     check_threads(threads)
     opener = _opener(backend)
     if backend == "pyav":

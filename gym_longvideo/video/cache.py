@@ -5,6 +5,7 @@ Both hold single frames of a pool, because a pool is decoded lazily and mostly i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -14,10 +15,11 @@ import uuid
 import warnings
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -154,6 +156,10 @@ class DiskCache:
     other's ``.json``: frames are then decoded again, to the same pixels. A damaged entry is renamed
     to ``.bad`` with a warning, and never read or deleted.
 
+    It is never worse than no cache: where the directory cannot be read or written, or the disk is
+    full, frames are decoded as if there were none, and that is logged once. Files are read and
+    written, not mapped, because a full disk or a shortened file under a mapping kills the process.
+
     Args:
         directory: Created if missing.
         max_bytes: Bytes kept at most; beyond, the pools unused for longest are deleted.
@@ -164,76 +170,108 @@ class DiskCache:
             raise ValueError(f"max_bytes={max_bytes} is negative; use 0 to cache nothing")
         self._directory = Path(directory)
         self._max_bytes = max_bytes
-        self._directory.mkdir(parents=True, exist_ok=True)
+        self._told = False
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self._tell(error)
 
     def get(self, key: PoolKey, frame_index: Sequence[int]) -> dict[int, CachedFrame]:
         """Return those of the frames that are cached, as copies."""
-        index = self._load(key)
-        if index is None:
+        try:
+            return self._fetch(key, frame_index)
+        except FileNotFoundError:
+            return {}  # evicted by another process meanwhile
+        except (OSError, MemoryError) as error:
+            self._tell(error)
             return {}
-        pixels = self._map(key, "r")
-        if pixels is None:
-            return {}
-        found = {}
-        for place in frame_index:
-            row = index["slots"].get(str(place))
-            if row is None:
-                continue
-            frame = np.array(pixels[place])
-            if zlib.crc32(frame.tobytes()) != row["crc32"]:
-                self._set_aside(key, f"frame {place} does not match its checksum")
-                return {}
-            found[place] = CachedFrame(frame, row["actual_s"], FrameStatus(row["status"]))
-        # Many file systems do not keep access times; eviction needs them.
-        os.utime(self._path(key, ".json"))
-        return found
 
     def put(self, key: PoolKey, frames: Mapping[int, CachedFrame]) -> None:
-        """Store decoded frames; a full disk or a read-only directory is logged, not raised."""
-        if not frames or key.size * key.frame_size[0] * key.frame_size[1] * 3 > self._max_bytes:
+        """Store decoded frames, if they can be."""
+        if not frames or _bytes_of(key) > self._max_bytes:
             return
         try:
             self._store(key, frames)
             self._evict(keep=key.digest())
-        except OSError as error:
-            _log.warning("cannot write to the frame cache %s: %s", self._directory, error)
+        except (OSError, MemoryError) as error:
+            self._tell(error)
+
+    def _tell(self, error: BaseException) -> None:
+        if not self._told:
+            _log.warning(
+                "the frame cache %s is of no use for now (%s); frames are decoded instead",
+                self._directory,
+                error,
+            )
+        self._told = True
+
+    def _fetch(self, key: PoolKey, frame_index: Sequence[int]) -> dict[int, CachedFrame]:
+        index = self._load(key)
+        if index is None:
+            return {}
+        found = {}
+        with self._path(key, ".npy").open("rb") as file:
+            start = self._start_of_pixels(key, file)
+            if start is None:
+                return {}
+            for place in frame_index:
+                row = index["slots"].get(str(place))
+                if row is None:
+                    continue
+                frame = self._read(key, file, start, place)
+                if frame is None or zlib.crc32(frame.data) != row["crc32"]:
+                    self._set_aside(key, f"frame {place} does not match its checksum")
+                    return {}
+                found[place] = CachedFrame(frame, row["actual_s"], FrameStatus(row["status"]))
+        with contextlib.suppress(OSError):  # a directory that may only be read
+            # Many file systems do not keep access times; eviction needs them.
+            os.utime(self._path(key, ".json"))
+        return found
+
+    def _read(self, key: PoolKey, file: BinaryIO, start: int, place: int) -> np.ndarray | None:
+        size = _bytes_of(key) // key.size
+        file.seek(start + place * size)
+        content = file.read(size)
+        if len(content) < size:
+            return None
+        return np.frombuffer(content, np.uint8).reshape(*key.frame_size, 3).copy()
 
     def _store(self, key: PoolKey, frames: Mapping[int, CachedFrame]) -> None:
         index = self._load(key)
-        pixels = None if index is None else self._map(key, "r+")
-        if index is None or pixels is None:
+        path = self._path(key, ".npy")
+        if index is None or not path.exists():
             index = {"key": asdict(key) | {"frame_size": list(key.frame_size)}, "slots": {}}
-            self._create(key)
-            pixels = self._map(key, "r+")
-            if pixels is None:
+            self._replace(path, partial(_create, key))
+        with path.open("r+b") as file:
+            start = self._start_of_pixels(key, file)
+            if start is None:
                 return
-        for place, frame in frames.items():
-            pixels[place] = frame.pixels
-            index["slots"][str(place)] = {
-                "actual_s": frame.actual_s,
-                "status": int(frame.status),
-                "crc32": zlib.crc32(np.ascontiguousarray(frame.pixels).tobytes()),
-            }
-        pixels.flush()
-        temporary = self._temporary(key)
-        temporary.write_text(json.dumps(index))
-        os.replace(temporary, self._path(key, ".json"))
+            for place, frame in frames.items():
+                pixels = np.ascontiguousarray(frame.pixels)
+                file.seek(start + place * pixels.nbytes)
+                file.write(pixels.data)
+                index["slots"][str(place)] = {
+                    "actual_s": frame.actual_s,
+                    "status": int(frame.status),
+                    "crc32": zlib.crc32(pixels.data),
+                }
+        text = json.dumps(index)
+        self._replace(self._path(key, ".json"), lambda temporary: temporary.write_text(text))
 
-    def _create(self, key: PoolKey) -> None:
-        temporary = self._temporary(key)
-        shape = (key.size, *key.frame_size, 3)
-        # A file extended by truncation: blocks are allocated when frames are written.
-        np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        os.replace(temporary, self._path(key, ".npy"))
+    def _replace(self, path: Path, write: Callable[[Path], object]) -> None:
+        """Put a file in its place at once, whole or not at all."""
+        temporary = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.tmp")
+        try:
+            write(temporary)
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def _load(self, key: PoolKey) -> dict[str, Any] | None:
-        path = self._path(key, ".json")
         try:
-            text = path.read_text()
+            text = self._path(key, ".json").read_bytes()
         except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError) as error:
-            self._set_aside(key, str(error))
             return None
         try:
             index = json.loads(text)
@@ -249,25 +287,33 @@ class DiskCache:
             return None
         return index
 
-    def _map(self, key: PoolKey, mode: Literal["r", "r+"]) -> np.memmap | None:
-        path = self._path(key, ".npy")
+    def _start_of_pixels(self, key: PoolKey, file: BinaryIO) -> int | None:
+        """Return where in a ``.npy`` file the pixels begin; ``None`` if it is damaged."""
         try:
-            pixels = np.lib.format.open_memmap(path, mode=mode)
-        except FileNotFoundError:
-            return None  # evicted by another process meanwhile
-        except (OSError, ValueError) as error:
+            version = np.lib.format.read_magic(file)
+            if version != (1, 0):
+                raise ValueError(f"version {version}")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        except (ValueError, SyntaxError) as error:
             self._set_aside(key, f"unreadable pixels ({error})")
             return None
-        if pixels.shape != (key.size, *key.frame_size, 3) or pixels.dtype != np.uint8:
-            self._set_aside(key, f"holds {pixels.shape} {pixels.dtype}")
+        if shape != (key.size, *key.frame_size, 3) or fortran or dtype != np.uint8:
+            self._set_aside(key, f"holds {shape} {dtype}")
             return None
-        return pixels
+        start = file.tell()
+        if os.fstat(file.fileno()).st_size != start + _bytes_of(key):
+            self._set_aside(key, "pixels are cut short")
+            return None
+        return start
 
     def _set_aside(self, key: PoolKey, reason: str) -> None:
-        for suffix in (".json", ".npy"):
-            path = self._path(key, suffix)
-            if path.exists():
-                os.replace(path, path.with_name(path.name + ".bad"))
+        try:
+            for suffix in (".json", ".npy"):
+                path = self._path(key, suffix)
+                if path.exists():
+                    os.replace(path, path.with_name(path.name + ".bad"))
+        except OSError as error:
+            return self._tell(error)
         warnings.warn(
             f"frame cache entry {self._path(key, '.json')} is damaged: {reason}; renamed to .bad, "
             "its frames are decoded again",
@@ -297,10 +343,17 @@ class DiskCache:
     def _path(self, key: PoolKey, suffix: str) -> Path:
         return self._directory / (key.digest() + suffix)
 
-    def _temporary(self, key: PoolKey) -> Path:
-        return self._directory / f"{key.digest()}.{uuid.uuid4().hex}.tmp"
-
 
 def _disk_bytes(path: Path) -> int:
     stat = path.stat()
     return getattr(stat, "st_blocks", 0) * 512 or stat.st_size
+
+
+def _bytes_of(key: PoolKey) -> int:
+    return key.size * key.frame_size[0] * key.frame_size[1] * 3
+
+
+def _create(key: PoolKey, path: Path) -> None:
+    # The mapping is not written to: blocks are allocated when frames are written to the file.
+    shape = (key.size, *key.frame_size, 3)
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from gym_longvideo.video.border import border, check_unchanged
 from gym_longvideo.video.errors import (
     BackendUnavailableError,
     FrameDecodeError,
@@ -31,6 +32,7 @@ from gym_longvideo.video.source import Fit, FrameBatch, FrameStatus, VideoInfo
 
 BACKEND = "decord"
 _KNOWN_BAD = {"MPEG-TS", "AVI", "edit list", "open GOP", "intra refresh", "codec av1", "damage"}
+_KNOWN_BAD |= {"HDR", "pixels that are not square"}
 # Its FFmpeg is of 2018: these decode in part or not at all.
 _FRAGILE_CODECS = ("vp8", "vp9")
 # Full-size frames held at once while they are being scaled.
@@ -51,7 +53,7 @@ class DecordVideo(IsolatedVideo):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, allow_truncated: bool = True) -> None:
-        path = os.fspath(path)
+        path = os.fsdecode(path)
         if importlib.util.find_spec("decord") is None:
             raise _unavailable(path)
         info = refuse(path, BACKEND, _KNOWN_BAD, allow_truncated=allow_truncated)
@@ -93,6 +95,15 @@ class DecordReader:
         """Return the frames shown at the given playback times; see ``Video.read``."""
         seconds = check_times(times, self._info)
         height, width = check_output(size, fit, tolerance_s, self._info)
+        with border(self._path, BACKEND):
+            check_unchanged(self._info, BACKEND)
+            batch = self._read(seconds, height, width, fit, tolerance_s)
+            check_unchanged(self._info, BACKEND)
+            return batch
+
+    def _read(
+        self, seconds: np.ndarray, height: int, width: int, fit: Fit, tolerance_s: float
+    ) -> FrameBatch:
         batch = empty_batch(seconds, height, width)
         reader = self._open()
         try:
@@ -123,7 +134,8 @@ class DecordReader:
 
     def _open(self) -> Any:
         try:
-            return self._decord.VideoReader(self._path, num_threads=1)
+            # An absolute path, lest a colon in a name be read as a protocol.
+            return self._decord.VideoReader(os.path.abspath(self._path), num_threads=1)
         except (RuntimeError, OSError) as error:
             kind = UnsupportedCodecError if self._fragile else VideoOpenError
             raise kind(
@@ -152,6 +164,8 @@ class DecordReader:
         for start in range(0, len(unique), _CHUNK):
             indices = unique[start : start + _CHUNK]
             for offset, pixels in enumerate(reader.get_batch(indices.tolist()).asnumpy()):
+                if pixels.shape[:2] != (self._info.height, self._info.width):
+                    raise RuntimeError(f"pictures of {pixels.shape[:2]}: of another stream")
                 targets = np.flatnonzero(rows == start + offset)
                 resize(pixels, batch.frames[targets[0]], fit)
                 batch.frames[targets[1:]] = batch.frames[targets[0]]

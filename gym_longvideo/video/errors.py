@@ -64,5 +64,16 @@ class DecoderCrashError(VideoError):
     """The decoder process died (it ran apart, so this process goes on)."""
 
 
+class VideoChangedError(VideoError):
+    """The file is not the one that was opened: it was exchanged or written to meanwhile."""
+
+
+class MachineError(VideoError):
+    """The machine is short of something: memory, file descriptors, processes, disk.
+
+    No file is to blame, so no task is ever skipped for it.
+    """
+
+
 class BackendUnavailableError(VideoError, ImportError):
     """The chosen backend is not installed; the message names the command that installs it."""

@@ -21,7 +21,18 @@ from typing import IO, Any
 
 import numpy as np
 
-from gym_longvideo.video.errors import DecoderCrashError, DecodeTimeoutError, VideoError
+from gym_longvideo.video.border import (
+    changed_error,
+    has_changed,
+    is_machine_fault,
+    machine_error,
+)
+from gym_longvideo.video.errors import (
+    DecoderCrashError,
+    DecodeTimeoutError,
+    MachineError,
+    VideoError,
+)
 from gym_longvideo.video.source import Fit, FrameBatch, Video, VideoInfo
 
 # The child gives up politely at its deadline; this much later it is killed.
@@ -77,6 +88,11 @@ class IsolatedVideo:
         """Facts about the video."""
         return self._info
 
+    @property
+    def changed(self) -> bool:
+        """Whether another file has taken the place of this one: no read will succeed."""
+        return has_changed(self._info)
+
     def read(
         self,
         times: Sequence[float] | np.ndarray,
@@ -104,7 +120,10 @@ class IsolatedVideo:
             self._pid, self._lock, self._child = os.getpid(), threading.Lock(), None
         with self._lock:
             if self._child is None:
-                self._info = self._start()
+                info = self._start()
+                if info.key != self._info.key:
+                    self.close()
+                    raise changed_error(self._path, self.backend)
             return self._ask(request, deadline_s)
 
     def close(self) -> None:
@@ -114,7 +133,10 @@ class IsolatedVideo:
             child.stop()
 
     def _start(self) -> VideoInfo:
-        self._child = _Child()
+        try:
+            self._child = _Child()
+        except OSError as error:  # no process, pipe or memory to be had
+            raise machine_error(error, self._path, self.backend) from error
         try:
             return self._ask(self._opener, self._start_deadline_s)
         except BaseException:
@@ -142,8 +164,10 @@ class IsolatedVideo:
                 path=self._path,
                 backend=self.backend,
             ) from None
-        except BaseException:
+        except BaseException as error:
             self.close()  # interrupted half-way: the next reply would answer the wrong request
+            if is_machine_fault(error):
+                raise machine_error(error, self._path, self.backend) from error
             raise
         if isinstance(reply, BaseException):
             raise reply
@@ -294,7 +318,8 @@ def serve() -> None:
         except (VideoError, ValueError) as error:
             reply = error
         except Exception as error:  # may not even be picklable
-            reply = VideoError(f"{type(error).__name__} in the decoder process: {error}")
+            kind = MachineError if is_machine_fault(error) else VideoError
+            reply = kind(f"{type(error).__name__} in the decoder process: {error}")
         finally:
             faulthandler.cancel_dump_traceback_later()
         _write(replies, reply)

@@ -6,10 +6,14 @@ converting the full picture to RGB first, and free of the aliasing of FAST_BILIN
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from gym_longvideo.video import hdr
+from gym_longvideo.video.hdr import transfer_of
 from gym_longvideo.video.source import Fit
 
 
@@ -33,9 +37,14 @@ def letterbox(inner: tuple[int, int], outer: tuple[int, int]) -> tuple[int, int,
 
 
 class Painter:
-    """Draws decoded frames into RGB arrays. Not thread-safe: one per reader."""
+    """Draws decoded frames into RGB arrays. Not thread-safe: one per reader.
 
-    def __init__(self) -> None:
+    Args:
+        aspect: How much wider than high a pixel of the frames is.
+    """
+
+    def __init__(self, aspect: Fraction = Fraction(1)) -> None:
+        self._aspect = aspect
         # One reformatter keeps one scaling context; a new one per frame costs more than scaling.
         self._reformatter = VideoReformatter()
 
@@ -48,9 +57,9 @@ class Painter:
             fit: "stretch" to ``out``, or "letterbox" with black bars.
         """
         quarter_turns = (frame.rotation // 90) % 4
-        upright = (frame.height, frame.width)
+        upright = (frame.height, max(1, round(frame.width * self._aspect)))
         if quarter_turns % 2:
-            upright = (frame.width, frame.height)
+            upright = (upright[1], upright[0])
         if fit == "letterbox":
             top, left, height, width = letterbox(upright, (out.shape[0], out.shape[1]))
             if (height, width) != out.shape[:2]:
@@ -66,12 +75,15 @@ class Painter:
         # At native size the filter only concerns chroma; the default keeps pixels bit-identical to
         # what any other FFmpeg program shows.
         native = (height, width) == (frame.height, frame.width)
+        interpolation = Interpolation.BILINEAR if native else Interpolation.AREA
+        if transfer_of(frame.color_trc):
+            return hdr.to_sdr(frame, self._reformatter, height, width, interpolation)
         scaled = self._reformatter.reformat(
             frame,
             width=width,
             height=height,
             format="rgb24",
-            interpolation=Interpolation.BILINEAR if native else Interpolation.AREA,
+            interpolation=interpolation,
             threads=1,
         )
         plane = scaled.planes[0]
@@ -80,12 +92,27 @@ class Painter:
         return rows[:, : 3 * width].reshape(height, width, 3)
 
 
-def resize(pixels: np.ndarray, out: np.ndarray, fit: Fit = "stretch") -> None:
+def resize(
+    pixels: np.ndarray,
+    out: np.ndarray,
+    fit: Fit = "stretch",
+    shown: tuple[int, int] | None = None,
+) -> None:
     """Draw an (h, w, 3) uint8 RGB array into ``out`` as ``Painter.draw`` would.
 
     For backends that hand out RGB at native size, so that one scaler serves them all.
+
+    Args:
+        pixels: The picture, upright.
+        out: (H, W, 3) uint8 RGB, written in place.
+        fit: "stretch" to ``out``, or "letterbox" with black bars.
+        shown: (height, width) as displayed, where pixels are not square.
     """
-    if pixels.shape == out.shape:
+    height, width = pixels.shape[:2]
+    aspect = Fraction(1) if shown is None else Fraction(shown[1] * height, shown[0] * width)
+    if pixels.shape == out.shape and (fit == "stretch" or aspect == 1):
         out[...] = pixels
     else:
-        Painter().draw(VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24"), out, fit)
+        Painter(aspect).draw(
+            VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24"), out, fit
+        )

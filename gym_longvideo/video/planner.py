@@ -18,8 +18,10 @@ import av.error
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
+from gym_longvideo.video.border import pass_on_machine_fault
 from gym_longvideo.video.errors import FrameDecodeError
-from gym_longvideo.video.probe import BACKEND, OpenedVideo, demux, timestamp
+from gym_longvideo.video.packets import demux, timestamp
+from gym_longvideo.video.probe import BACKEND, OpenedVideo
 from gym_longvideo.video.request import Deadline
 from gym_longvideo.video.source import FrameStatus
 
@@ -181,7 +183,8 @@ class SeekPlanner:
         self._context.flush_buffers()
         try:
             frames = self._context.decode(key) + self._context.decode(None)
-        except av.error.FFmpegError:
+        except av.error.FFmpegError as error:
+            pass_on_machine_fault(error)
             frames = []
         self._context.flush_buffers()
         self.frames_decoded += len(frames)
@@ -287,7 +290,8 @@ class SeekPlanner:
         # caller goes further back instead.
         try:
             self._opened.container.seek(position, stream=self._opened.stream)
-        except av.error.FFmpegError:
+        except av.error.FFmpegError as error:
+            pass_on_machine_fault(error)
             return False
         return True
 
@@ -344,7 +348,8 @@ class _GroupRun:
             try:
                 for frame in self._planner._context.decode(None):
                     self._receive(frame)
-            except av.error.FFmpegError:
+            except av.error.FFmpegError as error:
+                pass_on_machine_fault(error)
                 self._trouble = True
             self._planner._context.flush_buffers()
         for pts in sorted(self._wanted):
@@ -423,7 +428,8 @@ class _GroupRun:
         try:
             for frame in planner._context.decode(packet):
                 self._receive(frame)
-        except av.error.FFmpegError:
+        except av.error.FFmpegError as error:
+            pass_on_machine_fault(error)
             self._trouble = True
 
     def _receive(self, frame: VideoFrame) -> None:

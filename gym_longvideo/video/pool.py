@@ -2,7 +2,7 @@
 
 Frames are addressed by their index in the pool, 0..m-1, which stands for a moment of the video;
 nothing here counts source frames except to keep the pool of a very short video from repeating
-itself.
+itself; and not those of a film whose frames are shown for unequal times.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ def pool_times(
             timestamps cannot turn it into its neighbour).
         frame_count: Source frames n, if known.
         fps: Frames per second, needed by "linspace"; by default ``frame_count / duration_s``.
+            ``inf`` where any moment may be that of a frame: "linspace" then takes the moments
+            ``linspace(0, duration_s, m)``.
 
     Returns:
         (m,) float64 ascending playback seconds, ``m = min(size, frame_count)``.
@@ -67,6 +69,8 @@ def pool_times(
     if frame_count is None:
         if fps is None:
             raise ValueError("rule='linspace' counts source frames; pass frame_count= or fps=")
+        if fps == float("inf"):
+            return np.linspace(0.0, duration_s, m)
         frame_count = max(1, round(duration_s * fps))
     if fps is None:
         fps = frame_count / duration_s
@@ -116,7 +120,11 @@ class FramePool:
         self._seek: Seek = seek
         self._cache = cache
         self._deadline_s = deadline_s
-        self._times = pool_times(info.duration_s, size, rule, info.frame_count, info.fps)
+        self._times = (
+            pool_times(info.duration_s, size, rule, info.frame_count, info.fps)
+            if info.even
+            else pool_times(info.duration_s, size, rule, None, float("inf"))
+        )
         # Cells are delimited halfway between moments: for "midpoint" those are the m equal parts.
         self._borders = (self._times[1:] + self._times[:-1]) / 2
         self._spacing_s = _spacing(self._times, info.duration_s)

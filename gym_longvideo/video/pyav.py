@@ -13,14 +13,20 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
-import av.error
 import numpy as np
 from av.video.frame import VideoFrame
 
-from gym_longvideo.video.errors import FrameDecodeError, VideoError
+from gym_longvideo.video.border import (
+    border,
+    changed_error,
+    check_unchanged,
+    file_key,
+    has_changed,
+)
+from gym_longvideo.video.errors import VideoError
 from gym_longvideo.video.picture import Painter
 from gym_longvideo.video.planner import SeekPlanner
-from gym_longvideo.video.probe import BACKEND, OpenedVideo, file_key, open_file
+from gym_longvideo.video.probe import BACKEND, OpenedVideo, open_file
 from gym_longvideo.video.request import (
     Deadline,
     check_output,
@@ -70,19 +76,24 @@ class PyAVVideo:
         self, path: str | os.PathLike[str], *, allow_truncated: bool = True, threads: int = 2
     ) -> None:
         check_threads(threads)
-        self._path = os.fspath(path)
+        self._path = os.fsdecode(path)
         self._allow_truncated = allow_truncated
         self._threads = threads
         self._opened: OpenedVideo | None = None
         self._spares: list[OpenedVideo] = []  # of the readers other than the first
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._info = self._recall() or self._open().info
+        self._info = self._recall() or self._measure()
 
     @property
     def info(self) -> VideoInfo:
-        """Facts about the video, as measured when it was last opened."""
+        """Facts about the video."""
         return self._info
+
+    @property
+    def changed(self) -> bool:
+        """Whether another file has taken the place of this one: no read will succeed."""
+        return has_changed(self._info)
 
     def read(
         self,
@@ -102,8 +113,11 @@ class PyAVVideo:
             # thread of the parent held: leave both alone.
             self._pid, self._lock = os.getpid(), threading.Lock()
             self._opened, self._spares = None, []
-        with self._lock:
-            return self._read(seconds, height, width, fit, tolerance_s, deadline)
+        with self._lock, border(self._path, BACKEND):
+            check_unchanged(self._info, BACKEND)
+            batch = self._read(seconds, height, width, fit, tolerance_s, deadline)
+            check_unchanged(self._info, BACKEND)  # nothing of what was written over is given
+            return batch
 
     def _read(
         self,
@@ -114,7 +128,7 @@ class PyAVVideo:
         tolerance_s: float,
         deadline: Deadline,
     ) -> FrameBatch:
-        opened = self._open()
+        opened = self._open(deadline)
         batch = empty_batch(seconds, height, width)
         tick_s = float(opened.time_base)
         moments = np.floor(seconds / tick_s + _TICK_SLACK).astype(np.int64) + opened.first_pts
@@ -128,7 +142,7 @@ class PyAVVideo:
         failures: list[tuple[int, BaseException]] = []
 
         def decode(reader: OpenedVideo, take: Callable[[], list[int]]) -> None:
-            painter, planner = Painter(), SeekPlanner(reader)
+            painter, planner = Painter(reader.aspect), SeekPlanner(reader)
             planners.append(planner)
 
             def emit(answered: Sequence[int], frame: VideoFrame, status: FrameStatus) -> None:
@@ -160,14 +174,7 @@ class PyAVVideo:
         batch.frames_decoded = sum(planner.frames_decoded for planner in planners)
         if failures:
             failures.sort(key=itemgetter(0))
-            try:
-                raise failures.pop(0)[1]  # what a single reader would have come across first
-            except av.error.FFmpegError as error:
-                raise FrameDecodeError(
-                    f"decoding failed ({error.strerror}); the file is damaged",
-                    path=self._path,
-                    backend=BACKEND,
-                ) from error
+            raise failures.pop(0)[1]  # what a single reader would have come across first
         return batch
 
     def _share(
@@ -187,7 +194,7 @@ class PyAVVideo:
         def help_out(spare: OpenedVideo | None) -> None:
             try:
                 spare = spare or open_file(self._path)
-            except (VideoError, OSError):
+            except VideoError:
                 return  # the file is gone, or too many are open: it takes longer, no more
             if spare.info != opened.info:
                 return spare.close()  # another file has taken its place
@@ -221,13 +228,21 @@ class PyAVVideo:
             if one is not None and os.getpid() == self._pid:
                 one.close()
 
-    def _open(self) -> OpenedVideo:
+    def _measure(self) -> VideoInfo:
+        self._opened = open_file(self._path, allow_truncated=self._allow_truncated)
+        info = self._opened.info
+        _measured[info.key] = info
+        while len(_measured) > _MEASURED_LIMIT:
+            _measured.pop(next(iter(_measured)), None)
+        return info
+
+    def _open(self, deadline: Deadline) -> OpenedVideo:
         if self._opened is None:
-            self._opened = open_file(self._path, allow_truncated=self._allow_truncated)
-            self._info = self._opened.info
-            _measured[self._info.key] = self._info
-            while len(_measured) > _MEASURED_LIMIT:
-                _measured.pop(next(iter(_measured)), None)
+            opened = open_file(self._path, allow_truncated=self._allow_truncated, deadline=deadline)
+            if opened.info.key != self._info.key:
+                opened.close()
+                raise changed_error(self._path, BACKEND)
+            self._opened = opened
         return self._opened
 
     def _recall(self) -> VideoInfo | None:
@@ -237,7 +252,7 @@ class PyAVVideo:
         """
         try:
             info = _measured.get(file_key(self._path))
-        except OSError:
+        except (OSError, ValueError):
             return None
         return None if info is None or (info.truncated and not self._allow_truncated) else info
 

@@ -37,7 +37,7 @@ class ReaderPool:
         _pools.add(self)
 
     def get(self, key: Any, opener: Callable[[], Video]) -> Video:
-        """Return the video open under ``key``, or open it.
+        """Return the video open under ``key``, or open it; again, if its file was exchanged.
 
         The least recently used videos beyond ``max_open`` are closed (at least the one returned
         stays open until the next call).
@@ -49,6 +49,9 @@ class ReaderPool:
             self._start_empty()
         with self._lock:
             video = self._videos.get(key)
+            if video is not None and getattr(video, "changed", False):
+                self._videos.pop(key).close()
+                video = None
             if video is None:
                 video = opener()
                 self._videos[key] = video

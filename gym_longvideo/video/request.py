@@ -80,6 +80,11 @@ class Deadline:
         self._seconds, self._path, self._backend = seconds, path, backend
         self._end = None if seconds is None else time.monotonic() + seconds
 
+    @property
+    def left_s(self) -> float | None:
+        """Seconds that are left; ``None`` if there is no end."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
     def check(self) -> None:
         """Raise DecodeTimeoutError once the time is up."""
         if self._end is not None and time.monotonic() > self._end:

@@ -34,16 +34,22 @@ class VideoInfo:
         path: File path, or the key of a procedural video.
         container: Container name ("mp4", ...), "procedural" for generated videos.
         codec: Codec name ("h264", ...).
-        width: Displayed width in pixels (after rotation).
-        height: Displayed height in pixels (after rotation).
+        width: Displayed width in pixels (after rotation, and with pixels made square).
+        height: Displayed height in pixels (after rotation, and with pixels made square).
         rotation: Counter-clockwise rotation applied, degrees in {0, 90, 180, 270}.
         fps: Average frame rate, ``None`` where it has no meaning.
         duration_s: Playable seconds, measured at the end of the file, not merely declared.
         declared_s: Seconds that the container declares.
         start_s: Container timestamp of the first frame; playback time 0 is this moment.
-        frame_count: Frames the container declares (or an estimate from fps), ``None`` if endless.
+        frame_count: Frames, counted if they are few; else what the container declares (or an
+            estimate from fps), ``None`` if endless.
         truncated: Whether ``duration_s`` falls short of ``declared_s`` by more than 2 %.
-        key: Changes when the file's content may have changed (sha1 of path, size, mtime).
+        key: Changes when the file's content may have changed (sha1 of path, size, mtime,
+            inode).
+        even: Whether ``frame_count`` evenly spaced moments show every frame; not so in recorded
+            talks and captured screens, where a frame is shown until something changes.
+        hdr: "pq" or "hlg" for high dynamic range, which is shown as SDR with paper white at 255;
+            "" for all else.
     """
 
     path: str
@@ -59,6 +65,8 @@ class VideoInfo:
     frame_count: int | None
     truncated: bool
     key: str
+    even: bool = True
+    hdr: Literal["", "pq", "hlg"] = ""
 
 
 @dataclass
@@ -86,7 +94,8 @@ class Video(Protocol):
 
     One that is computed rather than decoded may also have ``draw(times, frames, fit)``, which
     writes what ``read`` would return into a C-contiguous (N, H, W, 3) uint8 array, for N float64
-    times that are known to lie in the video.
+    times that are known to lie in the video. One that is read from a file may have ``changed``,
+    which tells whether another file has taken its place.
     """
 
     @property

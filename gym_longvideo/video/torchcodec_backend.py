@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gym_longvideo.video.border import border, check_unchanged, has_changed
 from gym_longvideo.video.errors import (
     BackendUnavailableError,
     FrameDecodeError,
@@ -24,7 +25,8 @@ from gym_longvideo.video.request import Deadline, check_output, check_times, emp
 from gym_longvideo.video.source import Fit, FrameBatch, VideoInfo
 
 BACKEND = "torchcodec"
-_KNOWN_BAD = {"MPEG-TS", "AVI", "intra refresh"}
+_KNOWN_BAD = {"MPEG-TS", "AVI", "intra refresh", "HDR"}
+_KNOWN_BAD |= {"a cover picture before the film"}
 # Frames decoded between two looks at the clock.
 _CHUNK = 8
 # A time this close before a frame means that frame: seconds are floats.
@@ -50,7 +52,7 @@ class TorchCodecVideo:
     backend = BACKEND
 
     def __init__(self, path: str | os.PathLike[str], *, allow_truncated: bool = True) -> None:
-        self._path = os.fspath(path)
+        self._path = os.fsdecode(path)
         _decoder_class(self._path)
         self._info = refuse(self._path, BACKEND, _KNOWN_BAD, allow_truncated=allow_truncated)
         self._decoder: Any = None
@@ -60,6 +62,11 @@ class TorchCodecVideo:
     def info(self) -> VideoInfo:
         """Facts about the video."""
         return self._info
+
+    @property
+    def changed(self) -> bool:
+        """Whether another file has taken the place of this one: no read will succeed."""
+        return has_changed(self._info)
 
     def read(
         self,
@@ -76,8 +83,11 @@ class TorchCodecVideo:
         height, width = check_output(size, fit, tolerance_s, self._info)
         if os.getpid() != self._pid:
             self._pid, self._lock, self._decoder = os.getpid(), threading.Lock(), None
-        with self._lock:
-            return self._read(seconds, height, width, fit, deadline)
+        with self._lock, border(self._path, BACKEND):
+            check_unchanged(self._info, BACKEND)
+            batch = self._read(seconds, height, width, fit, deadline)
+            check_unchanged(self._info, BACKEND)
+            return batch
 
     def _read(
         self, seconds: np.ndarray, height: int, width: int, fit: Fit, deadline: Deadline
@@ -100,7 +110,7 @@ class TorchCodecVideo:
                     backend=BACKEND,
                 ) from None
             for row, pixels in zip(rows, frames.data.numpy(), strict=True):
-                resize(pixels, batch.frames[row], fit)
+                resize(pixels, batch.frames[row], fit, (self._info.height, self._info.width))
             batch.actual_s[rows] = frames.pts_seconds.numpy() - begin
         # torchcodec does not count what it decodes on the way: a lower bound.
         batch.frames_decoded = len(np.unique(batch.actual_s))
@@ -114,7 +124,7 @@ class TorchCodecVideo:
         if self._decoder is None:
             try:
                 self._decoder = _decoder_class(self._path)(
-                    self._path,
+                    os.path.abspath(self._path),  # lest a colon in a name be read as a protocol
                     seek_mode="exact",
                     num_ffmpeg_threads=1,  # several threads hang after a fork
                     dimension_order="NHWC",
