@@ -2,6 +2,8 @@
 
     python -m examples.cleanrl_ppo --total-timesteps 100000
 
+@@CLEANRL
+
 What is particular to this environment: episodes last at most three steps, so the vector of
 environments resets in the same step (SAME_STEP loses no step where NEXT_STEP would lose a quarter
 to a half of them); illegal actions are masked; the discount is 1; frames are read one by one with
@@ -114,6 +116,7 @@ def make_env(n_bins: int) -> gym.Env:
 def main() -> None:
     """Train, and print the success of recent episodes."""
     args = parse_args()
+    print(f"{args.num_envs} environments, {args.total_timesteps} steps", flush=True)
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)
     envs = SyncVectorEnv(
@@ -216,7 +219,8 @@ def main() -> None:
         if step // batch_size % 10 == 0 or step >= args.total_timesteps:
             print(
                 f"step {step}: success {recent:.3f}, return {mean_return:.3f}, "
-                f"approx_kl {approx_kl.item():.4f}, {sps:.0f} steps/s"
+                f"approx_kl {approx_kl.item():.4f}, {sps:.0f} steps/s, {step / sps:.0f} s",
+                flush=True,
             )
     envs.close()
 
