@@ -24,6 +24,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+# Rewards are of the order of 1, and the smallest that the environment pays, for the format, is 0.1.
+# Advantages whose standard deviation is below that differ by errors of the critic and the KL
+# penalty more than by what was earned: outcomes were alike, and there is little to learn. Divided
+# by this, a difference of the smallest reward still counts 1.
+NOISE = 0.1
+
 
 @torch.no_grad()
 def token_rewards(
@@ -168,9 +174,10 @@ def turn_aware_gae(
 def whiten(
     advantages: Tensor, mask: Tensor, *, total: Callable[..., Sequence[float]] | None = None
 ) -> Tensor:
-    """Shift and scale to mean 0 and (unbiased) variance 1 over the response tokens.
+    """Shift to mean 0 and scale to (unbiased) variance 1 over the response tokens.
 
     Do this once over the whole rollout batch: over a micro-batch it would change the objective.
+    A spread below ``NOISE`` is scaled as if it were that large, so it stays below 1.
 
     Args:
         advantages: (B, N).
@@ -198,7 +205,7 @@ def whiten(
     rest /= max(count, 1.0)
     variance = max(squares - count * rest * rest, 0.0) / max(count - 1.0, 1.0)
     result = torch.zeros(advantages.shape, dtype=dtype, device=advantages.device)
-    result[mask] = ((picked - rest) / math.sqrt(variance + 1e-8)).to(dtype)
+    result[mask] = ((picked - rest) / max(math.sqrt(variance + 1e-8), NOISE)).to(dtype)
     return result
 
 

@@ -16,7 +16,6 @@ Left out: the reference of full fine-tuning, because it is the base model.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -29,24 +28,28 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from agents.config import TrainConfig
-from agents.model.policy import ACTOR, MLLMPolicy, load_whole, refuse_keys
-from agents.ppo import PPOLearner
-from agents.source import (
+from agents.keeping.fingerprint import fingerprint_of_policy
+from agents.keeping.saved import (
     FORMAT,
     LATEST,
-    MADE_FOR_FILE,
     STATE,
     CheckpointError,
+    check_files,
     checkpoints,
+    digest_of_file,
     find,
     latest,
-    made_for_of_state,
     read_state,
+    step_of,
 )
+from agents.model.policy import ACTOR, MLLMPolicy, load_whole, refuse_keys
+from agents.ppo import PPOLearner
+from agents.source import MADE_FOR_FILE, made_for_of_state
+from gym_longvideo.files import reason, write_whole
+from gym_longvideo.files import replace as rename
+from gym_longvideo.files import sync as _sync
 from gym_longvideo.suite import is_annotation
 from gym_longvideo.version import __version__
-
-_VOLATILE = ("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype")
 
 
 class Checkpoints:
@@ -88,7 +91,9 @@ class Checkpoints:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             for left in self.directory.glob(".checkpoint-*"):  # of a run that was killed
-                shutil.rmtree(left)
+                _remove(left)
+            if path.exists() and not path.is_dir():
+                raise FileExistsError(f"{path} is in the way: no checkpoint; move it elsewhere")
             draft.mkdir()
             _write(draft, learner, workers, config)
             state = {
@@ -98,37 +103,50 @@ class Checkpoints:
                 "config": config.to_json(),
                 "fingerprint": dict(fingerprint),
                 "files": {
-                    str(each.relative_to(draft)): _digest_of_file(each)
+                    each.relative_to(draft).as_posix(): digest_of_file(each)
                     for each in sorted(draft.rglob("*"))
                     if each.is_file()
                 },
             }
-            (draft / STATE).write_text(json.dumps(state, indent=2) + "\n")
+            text = json.dumps(state, indent=2) + "\n"
+            (draft / STATE).write_text(text, encoding="utf-8", newline="\n")
             _flush(draft)
             if path.exists():  # of a run that was resumed before it
-                path.rename(aside)
-            draft.rename(path)
+                rename(path, aside)
+            rename(draft, path)
             placed = True
-            point(self.directory / LATEST, path.name)
+            write_whole(self.directory / LATEST, path.name + "\n", durable=True)
         except BaseException as error:
             shutil.rmtree(path if placed else draft, ignore_errors=True)
             if aside.exists() and not path.exists():
-                aside.rename(path)
+                rename(aside, path)
             if not isinstance(error, Exception):
                 raise
-            last = self.latest()
-            kept = f"the latest one is still {last}" if last else "there is no earlier one"
-            raise CheckpointError(f"checkpoint {path} could not be written ({error}); {kept}"
-                                  ) from error  # fmt: skip
+            raise CheckpointError(
+                f"checkpoint {path} could not be written ({reason(error)}); {self._kept()}"
+            ) from error
         shutil.rmtree(aside, ignore_errors=True)
         # Later ones are of a run that was resumed before them; they will be replaced.
-        for old in [old for old in checkpoints(self.directory) if old <= path][: -self.keep]:
+        earlier = [old for old in checkpoints(self.directory) if step_of(old) <= step]
+        for old in earlier[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
         return path
 
     def latest(self) -> Path | None:
-        """Return the newest complete checkpoint."""
+        """Return the newest complete checkpoint.
+
+        Raises:
+            CheckpointError: If ``latest`` is damaged.
+        """
         return latest(self.directory)
+
+    def _kept(self) -> str:
+        """Say what there is to go on from."""
+        try:
+            last = self.latest()
+        except CheckpointError as error:
+            return str(error)
+        return f"the latest one is still {last}" if last else "there is no earlier one"
 
 
 def config_of(path: str | Path) -> TrainConfig:
@@ -174,9 +192,9 @@ def restore(path: Path, learner: PPOLearner, fingerprint: Mapping[str, str]) -> 
         learner.load_state_dict(
             {**kept["learner"], "critic": load_file(path / "critic.safetensors")}
         )
+        return kept["workers"]
     except Exception as error:  # torch, safetensors and transformers each have their own
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
-    return kept["workers"]
 
 
 def _check_fingerprint(
@@ -189,23 +207,6 @@ def _check_fingerprint(
             f"checkpoint {path} is of another model: its {part} is {theirs.get(part)}, here it is "
             f"{fingerprint[part]}; use the model and adapters it was trained with"
         )
-
-
-def check_files(path: Path, state: Mapping[str, Any]) -> None:
-    """Compare the files of a checkpoint with the digests that were taken when it was written.
-
-    Raises:
-        CheckpointError: If one is missing or changed. Versions that took no digests are let pass.
-    """
-    for name, digest in state.get("files", {}).items():
-        try:
-            found = _digest_of_file(path / name)
-        except OSError as error:
-            raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
-        if found != digest:
-            raise CheckpointError(
-                f"checkpoint {path} is damaged: {name} is not as it was written; use an earlier one"
-            )
 
 
 def load_weights(path: Path, policy: MLLMPolicy) -> None:
@@ -255,56 +256,6 @@ def load_policy(
     return policy
 
 
-def fingerprint_of(learner: PPOLearner) -> dict[str, str]:
-    """Say which model this is; to be called before it is trained.
-
-    Returns:
-        What ``fingerprint_of_policy`` returns, and digests of the shapes of what is trained.
-    """
-    parts = {
-        "actor": [tuple(p.shape) for p in learner.actor_parameters],
-        "critic": [tuple(p.shape) for p in learner.critic_parameters],
-    }
-    shapes = {f"shapes of the {name}": _digest(repr(shapes)) for name, shapes in parts.items()}
-    of_policy = fingerprint_of_policy(learner.policy)
-    first = {name: of_policy[name] for name in ("configuration", "vocabulary")}
-    return {**first, **shapes, **of_policy}
-
-
-def fingerprint_of_policy(policy: MLLMPolicy) -> dict[str, str]:
-    """Say which base model and adapters a policy has, whatever an adapter was trained to.
-
-    Returns:
-        A digest of its configuration, the size of its vocabulary, a digest of the names and shapes
-        of its weights, one of a few of them, rounded to bfloat16, and its adapters.
-    """
-    config = policy.base.config.to_dict()
-    named = [
-        (name, weight) for name, weight in policy.base.named_parameters() if ".lora_" not in name
-    ]
-    few = torch.cat(
-        [weight.detach().reshape(-1)[:8].to("cpu", torch.bfloat16) for _, weight in named]
-    )
-    return {
-        "configuration": _digest(json.dumps(_lasting(config), sort_keys=True, default=str)),
-        "vocabulary": str(config["text_config"]["vocab_size"]),
-        "shapes of the base": _digest(repr([(name, tuple(w.shape)) for name, w in named])),
-        "base weights": _digest(few.float().numpy().tobytes().hex()),
-        "adapters": str(policy.lora),
-    }
-
-
-def point(file: Path, text: str) -> None:
-    """Replace a small file in one go."""
-    draft = file.with_name(f".{file.name}.part")
-    with draft.open("w") as stream:
-        stream.write(text + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(draft, file)
-    _sync(file.parent)
-
-
 def _write(
     draft: Path, learner: PPOLearner, workers: list[dict[str, Any]], config: TrainConfig
 ) -> None:
@@ -314,39 +265,19 @@ def _write(
     critic = {name: value.contiguous() for name, value in state.pop("critic").items()}
     save_file(critic, draft / "critic.safetensors")
     state["reference"] = None
-    torch.save({"learner": state, "workers": workers}, draft / "trainer.pt")
+    with (draft / "trainer.pt").open("wb") as stream:  # given a path, torch hides why it failed
+        torch.save({"learner": state, "workers": workers}, stream)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _flush(directory: Path) -> None:
     for folder, _, files in os.walk(directory):
         for name in files:
             _sync(Path(folder, name))
-        _sync(Path(folder))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _lasting(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    kept = {key: _lasting(each) for key, each in value.items() if not _passing(key)}
-    return kept
-
-
-def _passing(key: object) -> bool:
-    return key in _VOLATILE or str(key).startswith("_attn")
-
-
-def _digest_of_file(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        _sync(folder)

@@ -15,6 +15,7 @@ import gymnasium as gym
 from agents import command
 from agents.command import Options
 from agents.curriculum import PATIENCE, STAGES, RetrievalBonus
+from agents.keeping.saved import AUTO
 from agents.model.policy import LoRA, MLLMPolicy
 from agents.model.sampling import Sampling
 from agents.ppo_config import PRESETS, PPOConfig
@@ -67,9 +68,11 @@ class TrainConfig:
         eval_episodes: Episodes of an evaluation.
         samples: Episodes of an evaluation that are written out as text and pictures.
         save_every: Iterations between checkpoints; 0 for the last one only.
+        save_minutes: Minutes between checkpoints, whatever save_every says; 0 for no such limit.
         keep: Checkpoints kept.
         out: Directory of the run; by default one under runs/ with the time in its name.
-        resume: Go on from this checkpoint, or the latest one of this run's directory.
+        resume: Go on from this checkpoint, or the latest one of this run's directory; "auto" goes
+            on from the newest intact one in --out, and begins anew if there is none.
         seed: Of weights, tasks and replies.
         device: "auto", "cpu", "cuda", "cuda:1".
         dtype: Of the weights; "auto" is bfloat16 under adapters on a GPU, else float32.
@@ -102,6 +105,7 @@ class TrainConfig:
     eval_episodes: int = 128
     samples: int = 2
     save_every: int = 20
+    save_minutes: float = 0.0
     keep: int = 3
     out: str = ""
     resume: str = ""
@@ -118,6 +122,11 @@ class TrainConfig:
         ):  # fmt: skip
             checks.keep_whole(self, name, least)
         checks.number("seconds", self.seconds, 0)
+        checks.number("save_minutes", self.save_minutes, 0)
+        if self.resume == AUTO and not self.out:
+            raise ValueError(
+                "resume='auto' goes on with the run in out=, which is not given; name its directory"
+            )
         name, split = named_split(self.suite)
         if split is not None:  # the part that is trained on; evaluations have a split of their own
             object.__setattr__(self, "suite", name)
@@ -200,7 +209,7 @@ class TrainConfig:
 
     def env_options(self) -> dict[str, Any]:
         """Return the other keyword arguments of the environments."""
-        return {**self.source.settings, "reward": self.reward, **self.env}
+        return self.source.settings_under({"reward": self.reward, **self.env})
 
     def made_for(self) -> MadeFor:
         """Return what a policy that is trained so is made for."""

@@ -17,6 +17,7 @@ import numpy as np
 from agents.confidence import wilson
 from agents.scripted import Agent
 from gym_longvideo.env import LongVideoQAEnv
+from gym_longvideo.video.errors import VideoError
 
 if TYPE_CHECKING:  # scripted agents are evaluated without torch
     from agents.parallel import Processes
@@ -145,7 +146,7 @@ def play_agent(env: gym.Env, policy: NumericPolicy, tasks: Iterable[int]) -> Eva
     """Play tasks with a function of the environment and its observation.
 
     Scripted agents are seeded anew for every task, so that what they draw does not depend on the
-    tasks before it.
+    tasks before it. A task whose video cannot be opened is a fault.
 
     Args:
         env: LongVideoQA-v0, perhaps wrapped.
@@ -156,7 +157,11 @@ def play_agent(env: gym.Env, policy: NumericPolicy, tasks: Iterable[int]) -> Eva
     assert isinstance(base, LongVideoQAEnv)
     tally = Tally()
     for index in tasks:
-        observation, info = env.reset(options={"index": index})
+        try:
+            observation, info = env.reset(options={"index": index})
+        except VideoError:
+            tally.fault()
+            continue
         if isinstance(policy, Agent):
             policy.reset(index)
         earned, over = 0.0, False

@@ -12,9 +12,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
+
+# The last is what Windows has for SIGTERM between processes; other systems lack it.
+WISHES = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
+]
 
 
 class Stopped(Exception):
@@ -22,7 +27,7 @@ class Stopped(Exception):
 
 
 class Interrupts:
-    """Takes SIGINT and SIGTERM while it is entered; does nothing outside the main thread.
+    """Takes the signals in ``WISHES`` while it is entered; does nothing outside the main thread.
 
     Args:
         quiet: Say nothing; another process does.
@@ -39,7 +44,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM):
+            for signum in WISHES:
                 self._before[signum] = signal.signal(signum, self._handle)
         return self
 
@@ -71,10 +76,11 @@ class Interrupts:
         self.signum, self._since = signum, time.monotonic()
         if not self.quiet:
             # Not through logging or print: the signal may have come while either held its lock.
-            os.write(
-                2,
-                f"\n{signal.Signals(signum).name}: saving a checkpoint, then stopping; "
-                "once more to stop at once\n".encode(),
-            )
+            with suppress(OSError):  # nobody may be listening any more
+                os.write(
+                    2,
+                    f"\n{signal.Signals(signum).name}: saving a checkpoint, then stopping; "
+                    "once more to stop at once\n".encode(),
+                )
         if self._may_give_up:
             raise Stopped

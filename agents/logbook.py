@@ -14,20 +14,22 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from agents.keeping.directory import writing
 from agents.model.chat import ChatCodec
 from agents.trajectory import Trajectory
-from gym_longvideo.command import write_config
+from gym_longvideo.command import CONFIG, write_config
+from gym_longvideo.files import replace, write_whole
 from gym_longvideo.rendering import draw_canvas, draw_text
+
+_CONFIG_TAG = "config/text_summary"  # as TensorBoard names the text "config"
 
 
 class Logbook:
@@ -36,6 +38,10 @@ class Logbook:
     Args:
         directory: Of the run.
         step: Iterations done; what was written at or after it is cut off.
+
+    Raises:
+        ValueError: If metrics before it cannot be read.
+        RunError: Like all methods, if something cannot be written.
     """
 
     def __init__(self, directory: str | Path, *, step: int = 0) -> None:
@@ -43,34 +49,38 @@ class Logbook:
 
         self.directory = Path(directory)
         for name in ("samples", "records"):
-            (self.directory / name).mkdir(parents=True, exist_ok=True)
+            with writing(self.directory / name):
+                (self.directory / name).mkdir(parents=True, exist_ok=True)
         self._metrics = self.directory / "metrics.jsonl"
         cut(self._metrics, step)
-        self._board = SummaryWriter(
-            str(self.directory / "tensorboard"), purge_step=step if step else None
-        )
+        board = self.directory / "tensorboard"
+        with writing(board):
+            cut_board(board, step)
+            self._board = SummaryWriter(str(board))
 
     def config(self, values: Mapping[str, Any]) -> None:
         """Write the configuration."""
-        write_config(self.directory, values)
+        with writing(self.directory / CONFIG):
+            write_config(self.directory, values)
         self._board.add_text("config", f"```json\n{json.dumps(values, indent=2)}\n```")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of an iteration; what is not finite becomes null."""
-        line = {"step": step}
-        for name, value in metrics.items():
-            finite = math.isfinite(value)
-            line[name] = value if finite else None  # type: ignore[assignment]
-            if finite:
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        line = json.dumps({"step": step, **{name: finite.get(name) for name in metrics}})
+        with writing(self._metrics):
+            with self._metrics.open("a", encoding="utf-8", newline="\n") as stream:
+                stream.write(line + "\n")
+        with writing(self.directory / "tensorboard"):
+            for name, value in finite.items():
                 self._board.add_scalar(name, value, step)
-        with self._metrics.open("a") as stream:
-            stream.write(json.dumps(line, allow_nan=False) + "\n")
-        self._board.flush()
+            self._board.flush()
 
     def records(self, step: int, lines: Sequence[str]) -> None:
         """Write the records of an evaluation."""
         path = self.directory / "records" / f"eval-{step:06d}.jsonl"
-        path.write_text("".join(f"{line}\n" for line in lines))
+        with writing(path):
+            write_whole(path, "".join(f"{line}\n" for line in lines))
 
     def sample(self, step: int, name: str, trajectory: Trajectory, codec: ChatCodec) -> None:
         """Write an episode as text and as a picture with a row for each turn."""
@@ -78,51 +88,77 @@ class Logbook:
 
         text, picture = transcript(trajectory, codec), contact_sheet(trajectory)
         path = self.directory / "samples" / f"eval-{step:06d}-{name}"
-        path.with_suffix(".txt").write_text(text + "\n")
-        Image.fromarray(picture).save(path.with_suffix(".png"))
-        self._board.add_text(f"sample/{name}", f"```\n{text}\n```", step)
-        self._board.add_image(f"sample/{name}", picture, step, dataformats="HWC")
+        with writing(path):
+            write_whole(path.with_suffix(".txt"), text + "\n")
+            Image.fromarray(picture).save(path.with_suffix(".png"))
+            self._board.add_text(f"sample/{name}", f"```\n{text}\n```", step)
+            self._board.add_image(f"sample/{name}", picture, step, dataformats="HWC")
 
     def close(self) -> None:
         """Write what is left."""
-        self._board.close()
-
-
-def run_directory(out: str, resumed: Path | None) -> Path:
-    """Return where a run writes: ``out``, beside the checkpoint it goes on from, or under runs/.
-
-    Raises:
-        ValueError: If another run has written there.
-    """
-    if out:
-        path = Path(out)
-    elif resumed is not None:
-        path = resumed.parent
-    else:
-        path = Path("runs", datetime.now().strftime("train-%Y%m%d-%H%M%S"))
-    if resumed is None and (path / "metrics.jsonl").exists():
-        raise ValueError(
-            f"out={str(path)!r} holds a run already; pass resume={str(path)!r} to go on with it, "
-            "or another out="
-        )
-    return path
+        with writing(self.directory / "tensorboard"):
+            self._board.close()
 
 
 def cut(path: Path, step: int) -> None:
-    """Drop the lines of a metrics file from a step on, and a last line that was cut short."""
+    """Drop the lines of a metrics file from a step on, and a last line that was cut short.
+
+    Raises:
+        ValueError: If a line before them cannot be read, naming it; the file stays as it is.
+    """
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    *lines, rest = path.read_bytes().split(b"\n")
+    # What a kill cut short is the beginning of a line of ASCII; loss of power leaves zeros.
+    if rest and not rest.isascii():
+        lines.append(rest)
+    elif lines and not lines[-1].strip(b"\0"):
+        lines.pop()
+    for number, line in enumerate(lines, start=1):
         try:
-            before = json.loads(line)["step"] < step
-        except (json.JSONDecodeError, KeyError, TypeError):
+            before = json.loads(line.decode("utf-8"))["step"] < step
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            why = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else "is no JSON object"
+            raise ValueError(
+                f"{path}, line {number}: {why} with a step ({error}); mend the line, or move the "
+                "file elsewhere: the checkpoints are whole, and the run goes on without it"
+            ) from None
+        if not before:
+            break
+        kept.append(line + b"\n")
+    write_whole(path, b"".join(kept).decode("utf-8"))
+
+
+def cut_board(directory: Path, step: int) -> None:
+    """Drop the events of TensorBoard files from a step on, and the configurations.
+
+    Readers would do so themselves at a mark in the next file, but of scalars and images alone.
+    """
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    for place, path in enumerate(sorted(directory.glob("events.out.tfevents.*"))):
+        draft = path.with_name(f".{path.name}.part")
+        kept = 0
+        with draft.open("wb") as stream:
+            writer = RecordWriter(stream)
+            for raw in RawEventFileLoader(str(path)).Load():
+                event = Event.FromString(raw)
+                tags = {value.tag for value in event.summary.value}
+                if not tags:
+                    writer.write(raw)  # its version
+                elif event.step < step and _CONFIG_TAG not in tags:
+                    writer.write(raw)
+                    kept += 1
+        if not kept:
+            path.unlink()
+            draft.unlink()
             continue
-        if before:
-            kept.append(line + "\n")
-    draft = path.with_name(f".{path.name}.part")
-    draft.write_text("".join(kept))
-    os.replace(draft, path)
+        replace(draft, path)
+        # Files are read in the order of their names, in which seconds come first, then process ids.
+        replace(path, path.with_name(f"events.out.tfevents.{place:010}.earlier"))
 
 
 def transcript(trajectory: Trajectory, codec: ChatCodec) -> str:

@@ -9,11 +9,17 @@ over processes; that is what the big engines are for.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+class ProcessError(RuntimeError):
+    """Another process of the run failed, so this one cannot go on."""
 
 
 def usable_device(name: str) -> torch.device:
@@ -96,6 +102,45 @@ class Processes:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def by_main(self, work: Callable[[], T]) -> T:
+        """Let the main process do something that the others wait for.
+
+        Returns:
+            What it returned, in every process; it must be possible to pickle that.
+
+        Raises:
+            Exception: What it raised, in every process.
+        """
+        found: Any = None
+        if self.main:
+            try:
+                found = work(), None
+            except Exception as error:
+                found = None, error
+        value, error = self.gather(found)[0]
+        if error is not None:
+            raise error
+        return value
+
+    def by_clock(self, late: bool) -> bool:
+        """Return what the main process says: clocks differ, and all must do the same."""
+        return bool(self.total(self.main and late)[0])
+
+    def agree(self, error: Exception | None) -> None:
+        """Go on only if nothing failed in any process; all must call this.
+
+        Args:
+            error: What failed here.
+
+        Raises:
+            Exception: What failed here.
+            ProcessError: If only other processes failed.
+        """
+        if self.total(error is not None)[0]:
+            raise error or ProcessError(
+                "another process of this run failed; its own output says why"
+            )
 
     def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Add up the gradients of all processes; a missing one counts as zero."""

@@ -25,6 +25,7 @@ from torch import nn
 
 from agents.curriculum import RetrievalBonus
 from agents.experience import Experience, credit, lay_out, score
+from agents.keeping.divergence import LostUpdates, not_finite, refuse
 from agents.losses import (
     clipped_policy_loss,
     clipped_value_loss,
@@ -80,6 +81,7 @@ class PPOLearner:
             self.critic_parameters, lr=config.critic_lr, **adamw
         )
         self.seed, self.step = seed, 0
+        self._lost = LostUpdates()
         # Without adapters to switch off, the reference is a copy.
         self.reference: Any = None
         if config.beta and policy.lora is None:
@@ -90,6 +92,9 @@ class PPOLearner:
 
         Returns:
             Metrics under the field's names; see ``agents.trainer``.
+
+        Raises:
+            DivergedError: If weights are not finite then, or three updates in a row took no step.
         """
         usable = [each for each in trajectories if not each.infra_error and each.turns]
         metrics = {"infra_errors": self.processes.total(len(trajectories) - len(usable))[0]}
@@ -105,7 +110,28 @@ class PPOLearner:
         metrics |= self._optimise(batch)
         metrics |= {"score_s": scored - started, "optimise_s": time.perf_counter() - scored}
         self.step += 1
+        self.check(f"after update {self.step}")
+        self._lost.count(metrics, self.step)
         return metrics
+
+    def check(self, when: str) -> None:
+        """Stop if a trained weight is not finite.
+
+        Args:
+            when: The moment, for the error: "after update 7".
+
+        Raises:
+            DivergedError: In every process, if one of them has such a weight.
+        """
+        names = self.not_finite()
+        if self.processes.total(len(names))[0]:
+            refuse(names or ["a weight of another process"], when)
+
+    def not_finite(self) -> list[str]:
+        """Return the names of trained weights that hold a NaN or an infinity."""
+        trained = {id(p) for p in (*self.actor_parameters, *self.critic_parameters)}
+        named = (*self.policy.base.named_parameters(), *self.critic.named_parameters("critic"))
+        return not_finite((name, p) for name, p in named if id(p) in trained)
 
     def pay_bonus(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """Pay the retrieval bonus of this batch to the turns that retrieved.

@@ -214,7 +214,9 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     }
     if config.evaluation:
         scores["held_out"] = examine(config.out, config.evaluation)
-    (config.out / "pretraining.json").write_text(json.dumps(scores, indent=2) + "\n")
+    (config.out / "pretraining.json").write_text(
+        json.dumps(scores, indent=2) + "\n", encoding="utf-8"
+    )
     return scores
 
 

@@ -134,7 +134,7 @@ class RolloutCollector:
         sampling: Sampling,
         generator: torch.Generator | None = None,
         *,
-        replacement: Callable[[], int] | None = None,
+        replacement: Callable[[], int | None] | None = None,
         upcoming: Sequence[int] = (),
         progress: Callable[[int], object] | None = None,
     ) -> list[Trajectory]:
@@ -144,13 +144,17 @@ class RolloutCollector:
             tasks: Indices into the suite.
             sampling: How replies are drawn.
             generator: Of random numbers.
-            replacement: Gives another task where a video cannot be opened; without it, or after a
-                hundred in a row, the error is raised. What was skipped is in ``skipped``.
+            replacement: Gives another task where a video cannot be opened, or None to do without;
+                without it the error is raised. What was skipped is in ``skipped``.
             upcoming: Tasks of the next call, opened as soon as environments are idle.
             progress: Given the number newly done, each time some are.
 
         Returns:
-            Episodes in the order of ``tasks``.
+            Episodes in the order of ``tasks``, less those for which there was no video.
+
+        Raises:
+            VideoError: If a video cannot be opened and has no replacement, or if a hundred in a row
+                cannot.
         """
         self.stats = {"prefilled": 0.0, "decoded": 0.0}
         trajectories: list[Trajectory] = []
@@ -169,14 +173,15 @@ class RolloutCollector:
         ahead: list[int],
         sampling: Sampling,
         generator: torch.Generator | None,
-        replacement: Callable[[], int] | None,
+        replacement: Callable[[], int | None] | None,
     ) -> list[Trajectory]:
         for place, task in enumerate(tasks):
             self._open(place, task)
         codec = self.policy.codec
-        trajectories = [self._begin(place, replacement) for place in range(len(tasks))]
+        begun = [(place, self._begin(place, replacement)) for place in range(len(tasks))]
+        trajectories = {place: each for place, each in begun if each is not None}
         session = self.session(self.policy, sampling, generator)
-        running = list(range(len(tasks)))
+        running = list(trajectories)
         new: dict[int, list[Block]] = {}
         for place in running:
             user = self._user(place)
@@ -213,7 +218,7 @@ class RolloutCollector:
             running, turn = still, turn + 1
         self.stats["prefilled"] += session.prefilled
         self.stats["decoded"] += session.decoded
-        return trajectories
+        return list(trajectories.values())
 
     def _open(self, place: int, task: int) -> None:
         """Start a reset, unless the very same one is under way."""
@@ -225,7 +230,7 @@ class RolloutCollector:
         run = self._pool.submit if self._pool is not None else _at_once
         self._ready[place] = (task, run(reset, options={"index": task}))
 
-    def _begin(self, place: int, replacement: Callable[[], int] | None) -> Trajectory:
+    def _begin(self, place: int, replacement: Callable[[], int | None] | None) -> Trajectory | None:
         failed = 0
         while True:
             task, opened = self._ready.pop(place)
@@ -238,8 +243,13 @@ class RolloutCollector:
                 self.skipped.append((task, f"{type(error).__name__}: {error}"))
                 failed += 1
                 if failed == MOST_SKIPPED:
-                    raise
-                self._open(place, replacement())
+                    raise VideoError(
+                        f"{failed} videos in a row could not be opened, so it is not the videos; "
+                        f"see to where they should be. The last one: {error}"
+                    ) from error
+                if (other := replacement()) is None:
+                    return None
+                self._open(place, other)
         env = self.envs[place]
         system = env.messages()[0]["content"][0]["text"]
         trajectory = Trajectory(self.policy.codec.system(system), task_id=info["task_id"])
@@ -288,10 +298,13 @@ def play(
         collector: Over environments that nobody else uses.
         tasks: Indices into the suite.
         sampling: Limits of a reply.
-        spare: Tasks for those whose video cannot be opened, which count as faults; without any the
-            ``VideoError`` is raised.
+        spare: Tasks to play for those whose video cannot be opened, as long as there are any; such
+            videos count as faults.
         keep: Given the trajectories of each wave, which are then forgotten: frames are large.
         progress: Given the number of episodes done since the last call.
+
+    Raises:
+        VideoError: If a hundred videos in a row cannot be opened.
     """
     tally, wave = Tally(), len(collector.envs)
     others, skipped = iter(spare), len(collector.skipped)
@@ -299,7 +312,7 @@ def play(
         trajectories = collector.collect(
             tasks[start : start + wave],
             greedy(sampling),
-            replacement=others.__next__ if len(spare) else None,
+            replacement=lambda: next(others, None),
             upcoming=tasks[start + wave : start + 2 * wave],
             progress=progress,
         )

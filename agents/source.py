@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from agents.keeping.saved import CheckpointError, find, read_state
 from agents.scripted import AGENTS
 from gym_longvideo import checks
 from gym_longvideo.command import json_object
@@ -23,16 +24,11 @@ TINY = "tiny"  # the name of the policy that is shipped
 WEIGHTS = Path(__file__).parent / "weights" / TINY
 MADE_FOR_FILE = "longvideo.json"
 _FORMAT = 1  # of that file
-FORMAT = 1  # of a checkpoint
-STATE, LATEST = "state.json", "latest"
 _LARGE = 512  # hidden size; the smallest published vision-language models have 576
-_FRAME_SIZE = 224  # of large models, in pixels
+_FRAME_SIZE = 224  # of large models, in pixels: what is left for the numeric observation
+FRAME_TOKENS = 128  # of a frame that a large model sees
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+\Z")
 EPISODE_SETTINGS = tuple(each.name for each in fields(EpisodeSettings))
-
-
-class CheckpointError(Exception):
-    """A checkpoint could not be written, read, or does not belong here."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +92,9 @@ class MadeFor:
         ours = {"protocol": protocol, **EpisodeSettings.resolved(settings)}
         theirs = {"protocol": self.protocol, **self.settings.resolved()}
         return [
-            f"{name}={ours[name]!r} (trained with {theirs[name]!r})"
-            for name in ours
-            if ours[name] != theirs[name]
+            f"{name}={ours[name]!r} (trained with {theirs.get(name)!r})"
+            for name in {**theirs, **ours}
+            if ours[name] != theirs.get(name)
         ]
 
 
@@ -164,12 +160,46 @@ class PolicySource:
     def settings(self) -> dict[str, Any]:
         """What it sees and may do unless something else is said, as settings of the environment.
 
-        What it was made for. Large models that do not say so see frames of 224 x 224 pixels (64
-        tokens with Qwen2.5-VL): at the environment's own 56 (4 tokens) they are all but blind.
+        What it was made for. Large models that do not say so see frames as they are, of up to 128
+        tokens: at the environment's own 56 x 56 pixels (4 tokens) they are all but blind.
         """
         if self.made_for is not None:
             return asdict(self.made_for.settings)
-        return {"frame_size": _FRAME_SIZE} if self.is_large else {}
+        if not self.is_large:
+            return {}
+        unit = self._pixel_unit()
+        return {
+            "frame_size": _FRAME_SIZE,
+            "max_pixels": FRAME_TOKENS * unit * unit,
+            "pixel_unit": unit,
+        }
+
+    def settings_under(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return its settings with others laid over them, which win.
+
+        Whoever gives a large model frames of a size of their own wants just that, and not frames as
+        they are.
+        """
+        own = self.settings
+        size = given.get("frame_size", own.get("frame_size"))
+        if size != own.get("frame_size") and self.made_for is None:
+            own = {name: own[name] for name in own if name not in ("max_pixels", "pixel_unit")}
+        return {**own, **given}
+
+    def _pixel_unit(self) -> int:
+        """Return the side in pixels of a token, as the model's configuration says; else 28."""
+        try:
+            path = Path(self.path) / "config.json"
+            if self.kind == "hub":
+                from huggingface_hub import try_to_load_from_cache
+
+                found = try_to_load_from_cache(self.path, "config.json")
+                path = Path(found) if isinstance(found, str) else path
+            tower = json.loads(path.read_text(encoding="utf-8"))["vision_config"]
+            unit = tower["patch_size"] * tower.get("spatial_merge_size", 2)
+        except (OSError, ImportError, KeyError, TypeError, ValueError):
+            return 28
+        return int(unit)
 
     def check(self) -> None:
         """Ask once whether a model of the hub can be had, before its many retries begin.
@@ -197,24 +227,62 @@ class PolicySource:
             )
 
 
-def frame_cost(frame_size: tuple[int, int], frames: int, unit: int = 28) -> str:
-    """Say what a frame, and an episode, cost in tokens.
+def frame_tokens(settings: EpisodeSettings, unit: int | None = None) -> int:
+    """Return the tokens of a frame at most.
 
     Args:
-        frame_size: Height and width in pixels.
-        frames: Frames of an episode at most.
-        unit: Side in pixels of what makes one token; 28 is that of Qwen2.5-VL.
-
-    >>> frame_cost((224, 224), 32)
-    'a frame of 224 x 224 pixels is 64 tokens, the 32 of an episode 2,048'
+        settings: What is seen.
+        unit: Side in pixels of what makes one token; by default that of the settings.
     """
-    height, width = frame_size
-    tokens = max(1, round(height / unit)) * max(1, round(width / unit))
+    unit = unit or settings.pixel_unit
+    if settings.max_pixels is not None:
+        return settings.max_pixels // unit**2
+    height, width = settings.frame_shape
+    return max(1, round(height / unit)) * max(1, round(width / unit))
+
+
+def frame_cost(settings: EpisodeSettings, unit: int | None = None) -> str:
+    """Say what a frame, a turn and an episode cost in tokens.
+
+    Args:
+        settings: What is seen.
+        unit: As ``frame_tokens`` takes it.
+
+    >>> frame_cost(EpisodeSettings(frame_size=224))
+    'a frame of 224 x 224 pixels is 64 tokens, a turn 1,024 at most, an episode 2,048'
+    >>> frame_cost(EpisodeSettings(max_pixels=128 * 28 * 28))
+    'a frame as it is, of 100,352 pixels at most, is 128 tokens, a turn 2,048 at most, an \
+episode 4,096'
+    """
+    tokens, budget = frame_tokens(settings, unit), settings.budget
+    height, width = settings.frame_shape
+    frame = f"a frame of {width} x {height} pixels"
+    if settings.max_pixels is not None:
+        frame = f"a frame as it is, of {settings.max_pixels:,} pixels at most,"
     plural = "s" if tokens > 1 else ""
+    turn = tokens * max(budget.overview, budget.retrieval)
     return (
-        f"a frame of {width} x {height} pixels is {tokens:,} token{plural}, the {frames} of an "
-        f"episode {tokens * frames:,}"
+        f"{frame} is {tokens:,} token{plural}, a turn {turn:,} at most, an episode "
+        f"{tokens * budget.total:,}"
     )
+
+
+def check_frames(settings: EpisodeSettings, unit: int, model: str = "") -> None:
+    """Refuse frames that do not fit a model's grid.
+
+    Args:
+        settings: What is seen.
+        unit: Side in pixels of what the model makes one token of.
+        model: Its name, for the message.
+
+    Raises:
+        ValueError: Naming the setting that would fit.
+    """
+    if settings.max_pixels is not None and settings.pixel_unit % unit:
+        raise ValueError(
+            f"pixel_unit={settings.pixel_unit} does not fit {model or 'the model'}, which makes a "
+            f"token of {unit} x {unit} pixels; use pixel_unit={unit}"
+        )
 
 
 def _hidden_size(directory: Path) -> int:
@@ -275,53 +343,3 @@ def made_for_of_state(state: Mapping[str, Any]) -> MadeFor:
         suite=config["suite"],
         suite_options=config["suite_options"] or (own.suite_options if own else {}),
     )
-
-
-def latest(directory: Path) -> Path | None:
-    """Return the checkpoint of a run that ``latest`` points to, or else the newest complete one."""
-    paths = checkpoints(directory)
-    if (directory / LATEST).is_file():
-        paths.append(directory / (directory / LATEST).read_text().strip())
-    return next((path for path in reversed(paths) if (path / STATE).is_file()), None)
-
-
-def checkpoints(directory: Path) -> list[Path]:
-    """Return the checkpoints of a run, complete or not, the oldest first."""
-    return sorted(directory.glob("checkpoint-" + "[0-9]" * 6))
-
-
-def find(path: str | Path) -> Path:
-    """Return the checkpoint at a path, which may be a run's directory.
-
-    Raises:
-        CheckpointError: If there is none.
-    """
-    path = Path(path)
-    if (path / STATE).is_file():
-        return path
-    found = latest(path)
-    if found is None:
-        raise CheckpointError(
-            f"{path} is no checkpoint, and no run that has one; pass the directory of a run, or "
-            "one named checkpoint-..."
-        )
-    return found
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """Return ``state.json`` of a checkpoint.
-
-    Raises:
-        CheckpointError: If this version of the library cannot read it.
-    """
-    try:
-        state = json.loads((path / STATE).read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        found = state if isinstance(state, dict) else {}
-        raise CheckpointError(
-            f"checkpoint {path} has format {found.get('format')!r}, written by gym-longvideo "
-            f"{found.get('library')}; this version reads {FORMAT}"
-        )
-    return state

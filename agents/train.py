@@ -6,10 +6,11 @@ of everything else:
     longvideo train --seconds 600
     longvideo train --preset recommended --suite my_questions.jsonl
     longvideo train --resume runs/train-20250101-120000 --iterations 400
+    longvideo train --seconds 600 --out runs/mine --resume auto    # again and again, to the end
     accelerate launch --num_processes 8 -m agents.train --preset paper
     torchrun --nproc-per-node 8 -m agents.train --preset paper
 
-Ctrl-C saves a checkpoint and stops; a second one stops at once.
+Ctrl-C and SIGTERM save a checkpoint and stop; a second one stops at once.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from agents import command
 from agents.config import TrainConfig, make_train_config
-from agents.source import CheckpointError
+from agents.keeping.divergence import DivergedError
+from agents.keeping.saved import AUTO, CheckpointError, newest_readable
 from gym_longvideo.command import Parser, as_command, fail
 from gym_longvideo.suite import imports_code
+from gym_longvideo.video.errors import VideoError
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:
@@ -56,19 +60,25 @@ def _defaults(words: Sequence[str], given: Mapping[str, Any]) -> TrainConfig:
     first.add_argument("--preset", default=given.get("preset", ""))
     first.add_argument("--model", default=given.get("model", ""))
     first.add_argument("--resume", default="")
+    first.add_argument("--out", default=given.get("out", ""))
     said, _ = first.parse_known_args(words)
-    if said.resume and given:
+    auto = said.resume == AUTO
+    if said.resume and given and not auto:
         raise ValueError("--resume goes on with a run's own configuration; leave --config out")
-    if said.resume:
+    if auto and not said.out:
+        raise ValueError("--resume auto goes on with the run in --out DIR; name that directory")
+    source = newest_readable(Path(said.out)) if auto else said.resume
+    if source:
         from agents.checkpoint import config_of
 
-        config = config_of(said.resume)
-        if imports_code(config.suite) and _value_of("--suite", words) != config.suite:
+        config = config_of(source)
+        repeated = _value_of("--suite", words) or given.get("suite", "")
+        if imports_code(config.suite) and repeated != config.suite:
             raise ValueError(
                 f"the checkpoint names the suite {config.suite!r}, which imports code; repeat it "
                 f"if you trust it: --suite {config.suite}"
             )
-        return dataclasses.replace(config, out="", resume="")
+        return command.overlaid(dataclasses.replace(config, out="", resume=""), given)
     model = {"model": said.model} if said.model else {}
     return command.overlaid(make_train_config(said.preset, **model), given)
 
@@ -79,13 +89,18 @@ def _value_of(option: str, words: Sequence[str]) -> str:
     return parser.parse_known_args(words)[0].value
 
 
+def _how_to_go_on(out: Path) -> str:
+    left = newest_readable(out)
+    return f"; go on with --resume {left}" if left else ""
+
+
 @as_command
 def main(arguments: Sequence[str]) -> int:
     """Run from the command line.
 
     Returns:
-        0; 128 + the number of the signal that stopped it; 1 if a checkpoint could not be written;
-        2 for arguments that are not allowed.
+        0; 128 + the number of the signal that stopped it; 1 if it broke: training diverged, or
+        something could not be read or written; 2 for arguments that are not allowed.
     """
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -95,6 +110,7 @@ def main(arguments: Sequence[str]) -> int:
         config = parse(arguments)
         from transformers.utils import logging as chatter
 
+        from agents.parallel import ProcessError
         from agents.trainer import Trainer
 
         chatter.disable_progress_bar()
@@ -104,8 +120,10 @@ def main(arguments: Sequence[str]) -> int:
     main_process = trainer.processes.main
     try:
         result = trainer.run()
-    except CheckpointError as error:
-        return fail(error, 1) if main_process else 1
+    except (CheckpointError, DivergedError, ProcessError, VideoError, OSError) as error:
+        if main_process or isinstance(error, (VideoError, OSError)):  # all have the others
+            fail(f"{error}{_how_to_go_on(trainer.out)}")
+        return 1
     finally:
         trainer.processes.close()
     if main_process:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.checkpoint import CheckpointError, Checkpoints, find, fingerprint_of, restore
+from agents.checkpoint import Checkpoints
 from agents.config import TrainConfig
 from agents.curriculum import RetrievalBonus
 from agents.evaluation import Evaluation, Tally, evaluation_tasks
 from agents.interrupts import Interrupts, Stopped
-from agents.logbook import Logbook, Progress, run_directory
+from agents.keeping.directory import Hold, claim
+from agents.keeping.divergence import not_finite, refuse
+from agents.keeping.keeper import Keeper
+from agents.keeping.saved import CheckpointError
+from agents.keeping.undo import Undo
+from agents.logbook import Logbook, Progress
 from agents.metrics import of_learning, of_rollout
 from agents.model.policy import MLLMPolicy
 from agents.parallel import Processes
 from agents.ppo import PPOLearner
 from agents.rollout import RolloutCollector, TrainingOrder, play
-from agents.source import frame_cost
+from agents.source import check_frames, frame_cost, frame_tokens
 from agents.trajectory import Trajectory
-from gym_longvideo.command import check_directory
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.suite import is_annotation
 from gym_longvideo.wrappers import TextProtocol
@@ -51,10 +56,13 @@ class Trainer:
         step: Iterations done.
         evaluation: The latest evaluation, if there was one.
         out: Directory of the run.
+        stopped_by: The signal that ended the run early, in whichever process it arrived; 0 if none.
 
     Raises:
         ValueError: For settings that have no meaning together.
         CheckpointError: If there is nothing to resume, or it is of another model.
+        RunError: If another process writes to the directory, or nothing can be written there.
+        DivergedError: If the model holds weights that are not finite.
     """
 
     def __init__(
@@ -69,34 +77,49 @@ class Trainer:
         self.config = config
         self.processes = processes or Processes(config.device)
         self.share = config.share(self.processes.size)
-        resumed = find(config.resume) if config.resume else None
-        self.out = run_directory(config.out, resumed)
         # What costs little comes first: a slip is told before a model is loaded.
         splits = [config.split, *([config.eval_split] if config.eval_every else [])]
         count = config.envs or self.share
         envs = [[config.make_env(split) for _ in range(count)] for split in splits]
-        if self.processes.main:
-            check_directory(self.out)
+        self._hold: Hold | None = None  # of the main process alone
+        self.out, resumed = self.processes.by_main(self._claim)
+        try:
+            self._set_up(policy, splits, envs, resumed)
+        except BaseException:
+            if self._hold is not None:
+                self._hold.abandon()
+            raise
+
+    def _claim(self) -> tuple[Path, Path | None]:
+        self._hold, resumed = claim(self.config.out, self.config.resume)
+        return self._hold.directory, resumed
+
+    def _set_up(
+        self,
+        policy: MLLMPolicy | None,
+        splits: list[str],
+        envs: list[list[TextProtocol]],
+        resumed: Path | None,
+    ) -> None:
+        config = self.config
         torch.manual_seed(config.seed)  # adapters and heads start alike in all processes
-        frame_size = _base(envs[0][0]).frame_size
+        seen = _base(envs[0][0]).viewer.settings
+        frame_size = seen.frame_shape if seen.max_pixels is None else None
         self.policy = policy or config.load_policy(self.processes.device, frame_size)
+        refuse(not_finite(self.policy.base.named_parameters()), "before training")
         grid = self.policy.codec.grid
-        grid.tokens(*frame_size)  # or no frame can be read
+        unit = grid.patch * grid.merge
+        check_frames(seen, unit, config.model)
+        if frame_size is not None:
+            grid.tokens(*frame_size)  # or no frame can be read
+        self.policy.remember(self.share * seen.budget.total, frame_tokens(seen, unit))
         if self.processes.main:
-            if config.preset == "tiny" and config.source.is_large:
-                logger.warning(
-                    "preset='tiny' is for models of a million parameters, and %s is large: it "
-                    "trains in float32 at its learning rate, with replies of %d tokens at most; "
-                    "use preset='recommended', or make_train_config(model=%r)",
-                    config.model, config.max_new_tokens, config.model,
-                )  # fmt: skip
-            frames = _base(envs[0][0]).budget.total
-            logger.info("%s", frame_cost(frame_size, frames, grid.patch * grid.merge))
+            _announce(config, self.policy, splits, envs)
         bonus = RetrievalBonus(config.bonus_stages, config.bonus_patience) if config.bonus else None
         self.learner = PPOLearner(
             self.policy, config.ppo, bonus=bonus, seed=config.seed, processes=self.processes
         )
-        self.fingerprint = fingerprint_of(self.learner)
+        self.keeper = Keeper(config, self.learner, self.processes)
         rank = self.processes.rank
         self.generator = torch.Generator(self.policy.device)
         self.generator.manual_seed(
@@ -110,29 +133,20 @@ class Trainer:
         self.order = TrainingOrder(
             _suite_size(self.collector), config.seed, rank, self.processes.size
         )
-        if self.processes.main and is_annotation(config.suite):
-            for split, each in zip(splits, envs, strict=True):
-                suite = _base(each[0]).suite
-                videos = {suite[index].video for index in range(len(suite))}
-                logger.info("%s: %d tasks of %d videos", split, len(suite), len(videos))
         self.pending: list[int] = []
         self.evaluation: Evaluation | None = None
         self.step = 0
+        self.stopped_by = 0
         self.interrupts = Interrupts(quiet=not self.processes.main)
         self.checkpoints = Checkpoints(self.out, config.keep)
-        self._saved = -1
         if resumed is not None:
             self._resume(resumed)
+        self.keeper.workers = self.processes.gather(self.worker_state())
         self.logbook: Logbook | None = None
         self.progress = Progress(0, 1.0, quiet=True)
 
-    @property
-    def stopped_by(self) -> int:
-        """The signal that ended the run early, 0 if none did."""
-        return self.interrupts.signum
-
     def run(self) -> Evaluation | None:
-        """Train to the end, or until a signal; leave a checkpoint behind.
+        """Train to the end, or until a signal; leave a checkpoint behind, whatever ends it.
 
         Returns:
             The last evaluation, if there was one.
@@ -140,22 +154,36 @@ class Trainer:
         Raises:
             CheckpointError: If a checkpoint could not be written. Training stops there; everything
                 that was written before is intact.
+            DivergedError: If weights are not finite, or no step can be taken any more. The last
+                checkpoint is one from before.
+            VideoError: If a hundred videos in a row cannot be opened.
+            RunError: If the log cannot be written.
+            ProcessError: If another process of the run failed.
         """
         config, main = self.config, self.processes.main
-        if main:
-            self.logbook = Logbook(self.out, step=self.step)
-            self.logbook.config(replace(config, out=str(self.out), resume="").to_json())
-        self.progress = Progress(config.iterations, config.seconds, step=self.step, quiet=not main)
-        began = time.monotonic()
         try:
+            if main:
+                self.logbook = Logbook(self.out, step=self.step)
+                self.logbook.config(replace(config, out=str(self.out), resume="").to_json())
+            self.progress = Progress(
+                config.iterations, config.seconds, step=self.step, quiet=not main
+            )
+            began = time.monotonic()
+            self.keeper.start()
             with self.interrupts:
-                while not self._finished(began):
-                    if not self.iterate():
-                        break
-                else:
-                    if self.examiner is not None and self._may_go_on():
-                        self._log(self.evaluate() or {})
-                self.save()
+                try:
+                    while not self._finished(began):
+                        if not self.iterate():
+                            break
+                    else:
+                        if self.examiner is not None and self._may_go_on():
+                            self._log(self.evaluate() or {})
+                    self.save()
+                except CheckpointError:
+                    raise
+                except BaseException as error:
+                    self.keeper.rescue(self.checkpoints, self.step, error)
+                    raise
         finally:
             self.close()
         return self.evaluation
@@ -165,25 +193,27 @@ class Trainer:
 
         Returns:
             False if a signal came before the policy was updated; then nothing has changed.
+
+        Raises:
+            Exception: Whatever broke, after what had changed was put back.
         """
         config, metrics = self.config, {}
+        self.learner.check(f"at step {self.step}")
         if config.eval_every and self.step % config.eval_every == 0:
             evaluated = self.evaluate()
             if evaluated is None:
                 return False
             metrics |= evaluated
         before = self.worker_state()
-        began = time.perf_counter()
-        episodes = self.collect()
-        if not self._may_go_on():
+        try:
+            workers = self._advance(metrics)
+        except BaseException:
+            self.load_worker_state(before)
+            raise
+        if workers is None:
             self.load_worker_state(before)
             return False
-        rollout_s = time.perf_counter() - began
-        metrics |= of_rollout(self.collector, episodes, rollout_s, self.processes)
-        self.progress.phase("learning")
-        metrics |= of_learning(self.learner.update(episodes))
-        self._log(metrics)
-        self.step += 1
+        self.step, self.keeper.workers = self.step + 1, workers
         self.progress.step(
             self.step,
             accuracy=metrics["charts/accuracy"],
@@ -191,9 +221,38 @@ class Trainer:
             retrieving=metrics["charts/retrieval_rate"],
             kl=metrics.get("losses/approx_kl", 0.0),
         )
-        if config.save_every and self.step % config.save_every == 0:
+        if self.keeper.is_due(self.step):
             self.save()
         return True
+
+    def _advance(self, metrics: dict[str, float]) -> list[dict[str, Any]] | None:
+        """Collect, learn, and log; a learner that broke is put back as it was.
+
+        Returns:
+            What each process needs to go on from here, or None if a signal came before the policy
+            was updated.
+        """
+        began = time.perf_counter()
+        episodes, failure = [], None
+        try:
+            episodes = self.collect()
+        except Exception as error:
+            failure = error
+        self.processes.agree(failure)
+        if not self._may_go_on():
+            return None
+        rollout_s = time.perf_counter() - began
+        metrics |= of_rollout(self.collector, episodes, rollout_s, self.processes)
+        self.progress.phase("learning")
+        undo = Undo(self.learner)
+        try:
+            metrics |= of_learning(self.learner.update(episodes))
+            self._log(metrics)
+            return self.processes.gather(self.worker_state())
+        except BaseException:
+            self.keeper.whole = undo.possible
+            undo()
+            raise
 
     def collect(self) -> list[Trajectory]:
         """Play this iteration's episodes; those a signal cut off are not returned."""
@@ -213,8 +272,7 @@ class Trainer:
                 )
         except Stopped:
             return []
-        for task, why in self.collector.skipped[skipped:]:
-            logger.warning("task %d was skipped: %s", task, why)
+        _warn_of(self.collector.skipped[skipped:])
         return episodes
 
     def evaluate(self) -> dict[str, float] | None:
@@ -236,6 +294,7 @@ class Trainer:
             lines.extend(each.record.to_json() for each in episodes if each.record is not None)
             samples.extend(episodes[: config.samples - len(samples)])
 
+        skipped, tally, failure = len(self.examiner.skipped), Tally(), None
         try:
             with self.interrupts.abandonable():
                 tally = play(
@@ -247,9 +306,13 @@ class Trainer:
                     progress=self._counting("evaluation", len(tasks)),
                 )
         except Stopped:
-            tally = Tally()
+            pass
+        except Exception as error:
+            failure = error
+        self.processes.agree(failure)
         if not self._may_go_on():
             return None
+        _warn_of(self.examiner.skipped[skipped:])
         self.evaluation = tally.result(self.processes)
         everyones = self.processes.gather(lines)
         if self.logbook is not None:
@@ -264,26 +327,10 @@ class Trainer:
 
         Raises:
             CheckpointError: In every process, if it cannot be written.
+            DivergedError: If weights are not finite.
         """
-        if self._saved == self.step:
-            return
         self.progress.phase("saving")
-        workers = self.processes.gather(self.worker_state())
-        failure: CheckpointError | None = None
-        if self.processes.main:
-            try:
-                self.checkpoints.save(
-                    self.step,
-                    self.learner,
-                    config=self.config,
-                    fingerprint=self.fingerprint,
-                    workers=workers,
-                )
-            except CheckpointError as error:
-                failure = error
-        if self.processes.total(failure is not None)[0]:
-            raise failure or CheckpointError("the main process could not write a checkpoint")
-        self._saved = self.step
+        self.keeper.save(self.checkpoints, self.step)
 
     def worker_state(self) -> dict[str, Any]:
         """Return what this process needs to go on from here: random numbers and tasks.
@@ -305,26 +352,23 @@ class Trainer:
         torch.set_rng_state(state["torch"])
 
     def close(self) -> None:
-        """Stop threads, close environments and files."""
-        self.progress.close()
-        self.collector.close()
-        if self.examiner is not None:
-            self.examiner.close()
-        if self.logbook is not None:
-            self.logbook.close()
+        """Stop threads, close environments and files, and let others write to the directory."""
+        with ExitStack() as last:
+            if self._hold is not None:
+                last.callback(self._hold.release)
+            if self.logbook is not None:
+                last.callback(self.logbook.close)
+            if self.examiner is not None:
+                last.callback(self.examiner.close)
+            last.callback(self.collector.close)
+            self.progress.close()
 
     def _resume(self, path: Path) -> None:
-        workers = restore(path, self.learner, self.fingerprint)
-        if len(workers) != self.processes.size:
-            raise CheckpointError(
-                f"checkpoint {path} is of {len(workers)} processes, this run has "
-                f"{self.processes.size}; start as many"
-            )
-        self.load_worker_state(workers[self.processes.rank])
+        self.load_worker_state(self.keeper.resume(path))
         if len(self.pending) != self.share:  # the batch has another size now
             self.order.count -= len(self.pending)
             self.pending = []
-        self.step = self._saved = self.learner.step
+        self.step = self.learner.step
         logger.info("resumed %s at step %d", path, self.step)
 
     def _collector(self, envs: list[TextProtocol], split: str) -> RolloutCollector:
@@ -344,13 +388,14 @@ class Trainer:
 
     def _may_go_on(self) -> bool:
         """Return whether no process got a signal; all get the same answer."""
-        return not self.processes.total(bool(self.interrupts.signum))[0]
+        self.stopped_by = int(self.processes.largest(self.interrupts.signum))
+        return not self.stopped_by
 
     def _finished(self, began: float) -> bool:
         config = self.config
-        late = self.processes.main and 0 < config.seconds <= time.monotonic() - began
-        stop = self.processes.total(bool(self.interrupts.signum) or late)[0]
-        return bool(stop) or 0 < config.iterations <= self.step
+        late = 0 < config.seconds <= time.monotonic() - began
+        stop = self.processes.by_clock(late) or not self._may_go_on()
+        return stop or 0 < config.iterations <= self.step
 
     def _counting(self, phase: str, total: int) -> Any:
         done = 0
@@ -372,3 +417,28 @@ def _base(env: TextProtocol) -> LongVideoQAEnv:
 
 def _suite_size(collector: RolloutCollector) -> int:
     return len(_base(collector.envs[0]).suite)
+
+
+def _warn_of(skipped: Sequence[tuple[int, str]]) -> None:
+    for task, why in skipped:
+        logger.warning("task %d was skipped: %s", task, why)
+
+
+def _announce(
+    config: TrainConfig, policy: MLLMPolicy, splits: list[str], envs: list[list[TextProtocol]]
+) -> None:
+    """Say what is about to be trained, and what frames cost."""
+    if config.preset == "tiny" and config.source.is_large:
+        logger.warning(
+            "preset='tiny' is for models of a million parameters, and %s is large: it "
+            "trains in float32 at its learning rate, with replies of %d tokens at most; "
+            "use preset='recommended', or make_train_config(model=%r)",
+            config.model, config.max_new_tokens, config.model,
+        )  # fmt: skip
+    grid = policy.codec.grid
+    logger.info("%s", frame_cost(_base(envs[0][0]).viewer.settings, grid.patch * grid.merge))
+    if is_annotation(config.suite):
+        for split, each in zip(splits, envs, strict=True):
+            suite = _base(each[0]).suite
+            videos = {suite[index].video for index in range(len(suite))}
+            logger.info("%s: %d tasks of %d videos", split, len(suite), len(videos))

@@ -41,6 +41,7 @@ from gym_longvideo import checks
 from gym_longvideo.command import Parser, as_command, check_directory, fail, write_config
 from gym_longvideo.env import SETTINGS, LongVideoQAEnv
 from gym_longvideo.extras import require
+from gym_longvideo.files import portable
 from gym_longvideo.protocol import PROTOCOLS, example_turn, make_protocol
 from gym_longvideo.settings import EpisodeSettings
 from gym_longvideo.suite import Suite
@@ -181,8 +182,10 @@ def evaluate(
             )
         stack.callback(player.close)
         if source is not None and source.kind == "endpoint":
-            cost = frame_cost(probe.frame_size, probe.budget.total)
-            _log.info("counted as Qwen2.5-VL does, %s", cost)
+            seen = probe.viewer.settings
+            unit = seen.pixel_unit
+            cost = frame_cost(seen)
+            _log.info("for a model that makes a token of %d x %d pixels, %s", unit, unit, cost)
         card = make_card(
             probe,
             tasks,
@@ -193,7 +196,7 @@ def evaluate(
             seed=seed,
             policy=player.policy,
         )
-        directory = Path(out or Path("runs") / f"evaluate-{loaded.name}-{card.hash}")
+        directory = Path(out or Path("runs") / portable(f"evaluate-{loaded.name}-{card.hash}"))
         keys = _distinct(tasks.keys())
         writer = stack.enter_context(RunWriter(directory, card, keys))
         if source is not None and isinstance(suite, str):
@@ -229,7 +232,7 @@ def _as_made_for(
     """Fill in what was left open with what a policy was made for; warn of what differs."""
     if source is None:
         return protocol or "tags", dict(env)
-    made_for, chosen = source.made_for, {**source.settings, **env}
+    made_for, chosen = source.made_for, source.settings_under(env)
     if made_for is None:
         return protocol or "tags", chosen
     protocol = protocol or made_for.protocol

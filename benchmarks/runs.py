@@ -22,7 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agents.keeping.directory import Hold, RunError, writing
 from benchmarks.controls import record_key
+from gym_longvideo.files import reason, write_whole
 from gym_longvideo.record import EpisodeRecord
 
 if TYPE_CHECKING:
@@ -30,12 +32,7 @@ if TYPE_CHECKING:
 
 CARD, SUMMARY = "card.json", "summary.json"
 RECORDS, COSTS, FAULTS = "records.jsonl", "costs.jsonl", "faults.jsonl"
-LOCK = ".lock"
 OUTCOMES = ("correct", "wrong", "unanswered", "unscored")
-
-
-class RunError(OSError):
-    """A run could not be written, or is in use."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +101,7 @@ class RunWriter:
         self._right = self._scored = 0
         self._attempts: dict[str, int] = {}
         self._files: dict[str, int] = {}
-        with _writing(self.directory):
-            self.directory.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.directory / LOCK)
+        self._hold = Hold(self.directory)
         try:
             self._open(None if keys is None else frozenset(keys))
         except BaseException:
@@ -166,9 +161,7 @@ class RunWriter:
             with contextlib.suppress(OSError):
                 os.fsync(file)
             os.close(file)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._hold.release()
 
     def _open(self, keys: frozenset[str] | None) -> None:
         begun = _read_card(self.directory)
@@ -188,7 +181,7 @@ class RunWriter:
             pass  # whoever reads the run must be able to
         for name in (RECORDS, COSTS, FAULTS):
             path = self.directory / name
-            with _writing(path):
+            with writing(path):
                 self._files[name] = os.open(path, os.O_RDWR | os.O_CREAT | _BINARY, 0o666)
                 os.ftruncate(self._files[name], _whole(path))
                 os.lseek(self._files[name], 0, os.SEEK_END)
@@ -213,8 +206,8 @@ class RunWriter:
                 os.ftruncate(file, start)
                 os.lseek(file, start, os.SEEK_SET)
             raise RunError(
-                f"{self.directory / name} could not be written ({error}); {len(self.outcomes)} "
-                "episodes are safe: make room and give the same command again"
+                f"{self.directory / name} could not be written ({reason(error)}); "
+                f"{len(self.outcomes)} episodes are safe: make room and give the same command again"
             ) from error
 
 
@@ -228,15 +221,9 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         RunError: If it cannot be written.
     """
-    draft = path.with_name(f".{path.name}.part")
     text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
-    text = text.rstrip("\n")
-    with _writing(path):
-        with draft.open("wb") as stream:
-            stream.write(f"{text}\n".encode("utf-8", "backslashreplace"))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
+    with writing(path):
+        write_whole(path, text.rstrip("\n") + "\n", durable=True)
 
 
 def _read_card(directory: Path) -> Card | None:
@@ -331,36 +318,4 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, value
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{path} could not be written: {error}") from error
-
-
 _BINARY = getattr(os, "O_BINARY", 0)
-
-
-def _lock(path: Path) -> int:
-    """Return a descriptor that holds the lock of a run; closing it, or dying, lets go."""
-    with _writing(path):
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            import msvcrt
-
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(file)
-        if not isinstance(error, (BlockingIOError, PermissionError)):
-            raise RunError(f"{path} cannot be locked ({error}); use a local disk") from error
-        raise RunError(
-            f"another process writes to {path.parent}; wait until it ends, or choose another "
-            "directory"
-        ) from None
-    return file

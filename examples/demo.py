@@ -133,7 +133,9 @@ def main() -> None:
     summary = {name: {**asdict(line), "ci95": list(line.ci95)} for name, line in lines.items()}
     seconds = time.monotonic() - started
     extra = {"updates": trainer.step, "seconds": round(seconds, 1), "seed": args.seed}
-    (args.out / "summary.json").write_text(json.dumps({**summary, **extra}, indent=2) + "\n")
+    (args.out / "summary.json").write_text(
+        json.dumps({**summary, **extra}, indent=2) + "\n", encoding="utf-8"
+    )
     if "trained" in lines:
         print(
             "\nbase: the model before training, which answers at its first turn. oracle: knows "

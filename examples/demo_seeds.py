@@ -69,7 +69,7 @@ def main() -> None:
     )
     print("\n".join(rows))
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (args.out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     won, median = verdict(results)
     print(f"\n{won} of {args.seeds} seeds beat the base; the median closes {median:.0%} of the gap")
     raise SystemExit(won < args.seeds or median < GOAL)

@@ -58,7 +58,7 @@ def main() -> None:
     print(f"{won} of {len(rows)} seeds ahead by {GOAL:.0%} of accuracy or more")
     if args.json:
         summary = {"overview_only": asdict(rival), "steps": args.steps, "seeds": rows}
-        args.json.write_text(json.dumps(summary, indent=2) + "\n")
+        args.json.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     raise SystemExit(won < len(rows))
 
 

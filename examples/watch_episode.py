@@ -74,7 +74,7 @@ def main() -> None:
     for k, picture in enumerate(pictures):
         Image.fromarray(picture).save(args.out / f"turn{k}.png")
     write_film(pictures, args.out / "episode.mp4")
-    (args.out / "record.json").write_text(env.unwrapped.record.to_json() + "\n")
+    (args.out / "record.json").write_text(env.unwrapped.record.to_json() + "\n", encoding="utf-8")
     print(
         f"{info['outcome']}; {len(pictures)} pictures, episode.mp4, record.json in {args.out}, "
         f"{time.monotonic() - started:.1f} s"

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from gym_longvideo.extras import check_ours, explain, floors
+from gym_longvideo.files import reason, write_whole
 
 _PIPE = 128 + 13  # of a program that SIGPIPE ends, as shells say it
 CONFIG = "config.json"  # in the directory of every run: what --config takes back
@@ -171,7 +172,7 @@ def check_directory(path: str | os.PathLike[str]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
     except OSError as error:
-        raise ValueError(f"out={str(path)!r} cannot be written to: {error}") from None
+        raise ValueError(f"out={str(path)!r} cannot be written to: {reason(error)}") from None
     finally:
         with contextlib.suppress(OSError):
             probe.unlink()
@@ -192,10 +193,7 @@ def remove_empty(directories: Sequence[Path]) -> None:
 
 def write_config(directory: str | Path, values: Mapping[str, Any]) -> None:
     """Write ``config.json`` of a run, whole or not at all."""
-    path = Path(directory) / CONFIG
-    draft = path.with_name(f".{CONFIG}.part")
-    draft.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    write_whole(Path(directory) / CONFIG, json.dumps(values, indent=2) + "\n")
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

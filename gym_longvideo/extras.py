@@ -26,6 +26,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "accelerate",
         "tensorboard",
         "safetensors",
+        "filelock",
         "tyro",
     ),
     "benchmarks": (
@@ -36,6 +37,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "matplotlib",
         "jinja2",
         "markupsafe",
+        "filelock",
         "tyro",
     ),
     "study": ("matplotlib", "scipy"),

@@ -6,6 +6,7 @@ evaluation and what a policy was trained with are all made from the fields of th
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -21,6 +22,7 @@ from gym_longvideo.video.pool import Rule, Seek
 from gym_longvideo.video.source import Fit
 
 OnVideoError = Literal["raise", "skip"]
+LEAST_UNITS = 4  # of a frame that is shown as it is
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class EpisodeSettings:
         pool_rule: "midpoint" of M equal parts, or "linspace" over source frames (as released).
         frame_size: Side of the square frames in pixels, or (height, width).
         fit: "stretch" or "letterbox" to the frame size.
+        max_pixels: For views that show frames as they are (``TextProtocol``): pixels of a frame at
+            most, in which it keeps the aspect ratio of its video; ``frame_size`` and ``fit`` then
+            hold for the numeric observation alone. None shows frames of ``frame_size`` there too.
+        pixel_unit: Sides of such frames are multiples of it: the side in pixels of what a model
+            makes one token of (28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL and Qwen3.5).
         retrieval: "pool" shows pool frames of the interval; "timeline" samples the raw video
             between its ends, so that a retrieval can see what lies between pool frames.
 
@@ -52,6 +59,8 @@ class EpisodeSettings:
     pool_rule: Rule = "midpoint"
     frame_size: int | tuple[int, int] = 56
     fit: Fit = "stretch"
+    max_pixels: int | None = None
+    pixel_unit: int = 28
     retrieval: Retrieval = "pool"
 
     def __post_init__(self) -> None:
@@ -63,6 +72,9 @@ class EpisodeSettings:
         self.budget  # noqa: B018 - refuses numbers that do not fit
         for name in ("frame_budget", "overview_frames", "frames_per_retrieval"):
             checks.keep_whole(self, name, optional=True)
+        checks.keep_whole(self, "pixel_unit", 1)
+        least = LEAST_UNITS * self.pixel_unit**2
+        checks.keep_whole(self, "max_pixels", least, optional=True)
         size = self.frame_shape
         object.__setattr__(self, "frame_size", size[0] if size[0] == size[1] else size)
 
@@ -87,10 +99,40 @@ class EpisodeSettings:
             raise ValueError(f"frame_size={size!r} must be 1 pixel or more")
         return int(sides[0]), int(sides[1])
 
+    def shape_of(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width in which a frame of a video is shown as it is.
+
+        That of the video in multiples of ``pixel_unit``, shrunk to ``max_pixels``, and enlarged to
+        four units where it is smaller; so the sides keep their ratio up to rounding.
+
+        Args:
+            height: Of the video, in pixels, as it is displayed.
+            width: The same.
+
+        >>> EpisodeSettings(max_pixels=128 * 28 * 28).shape_of(1080, 1920)
+        (224, 420)
+        """
+        if self.max_pixels is None:
+            return self.frame_shape
+        unit = self.pixel_unit
+        least, most = LEAST_UNITS, self.max_pixels // unit**2
+        rows, columns = height / unit, width / unit
+        scale = min(1.0, math.sqrt(most / (rows * columns)))
+        scale = max(scale, math.sqrt(least / (rows * columns)))
+        tall, broad = (max(1, round(side * scale)) for side in (rows, columns))
+        # Rounding, or a side of at least one unit, may have gone beyond: the longer side gives way.
+        if tall * broad > most:
+            tall, broad = (min(tall, most // broad), broad) if tall > broad else (
+                tall, min(broad, most // tall)
+            )  # fmt: skip
+        return tall * unit, broad * unit
+
     def resolved(self) -> dict[str, Any]:
         """Return the numbers that the settings come to, by name, JSON-able."""
+        left_out = () if self.max_pixels else ("max_pixels", "pixel_unit")
+        names = [each.name for each in fields(EpisodeSettings) if each.name not in left_out]
         return {
-            **{each.name: getattr(self, each.name) for each in fields(EpisodeSettings)},
+            **{name: getattr(self, name) for name in names},
             "frame_budget": self.budget.total,
             "overview_frames": self.budget.overview,
             "frames_per_retrieval": self.budget.retrieval,

@@ -21,7 +21,9 @@ from gym_longvideo.task import Task
 from gym_longvideo.video import DiskCache, FrameCache, FramePool, FrameStatus, ReaderPool, VideoInfo
 from gym_longvideo.video.border import changed_error
 from gym_longvideo.video.cache import PoolCache
+from gym_longvideo.video.picture import resize
 from gym_longvideo.video.pool import pool_times
+from gym_longvideo.video.source import Fit
 
 _NO_TIMES = np.zeros(0)
 
@@ -57,11 +59,14 @@ class Viewer:
         self._pool: FramePool | None = None
         self._last: tuple[np.ndarray | None, np.ndarray] = None, _NO_TIMES
         self._drawable: Any = None  # the video, if it is drawn
+        # Of what ``frames`` gives: height and width, and how the picture fills it.
+        self._shape = self.settings.frame_shape
+        self._fit: Fit = self.settings.fit if self.settings.max_pixels is None else "stretch"
         self._drawn: set[int] = set()  # pool frames drawn in this episode
 
     @property
     def frames(self) -> np.ndarray:
-        """(n, H, W, 3) uint8, the pixels of what is shown now."""
+        """(n, H, W, 3) uint8, the pixels of what is shown now; see ``EpisodeSettings.shape_of``."""
         return self._pixels(self._frames, self.times)
 
     @property
@@ -72,10 +77,10 @@ class Viewer:
     def _pixels(self, decoded: np.ndarray | None, times: np.ndarray) -> np.ndarray:
         if decoded is not None:
             return decoded
-        frames = np.empty((len(times), *self.settings.frame_shape, 3), np.uint8)
+        frames = np.empty((len(times), *self._shape, 3), np.uint8)
         if len(times):
             self._open_again()
-            self._drawable.draw(times, frames, self.settings.fit)
+            self._drawable.draw(times, frames, self._fit)
         return frames
 
     def open(self, task: Task) -> tuple[np.ndarray, VideoInfo]:
@@ -102,6 +107,7 @@ class Viewer:
             lambda: self.suite.open_video(task, backend=backend, isolate=isolate),
         )
         info = video.info
+        self._shape = asked.shape_of(info.height, info.width)
         if hasattr(video, "draw") and self.cache is None:
             self._drawable = video
             times = pool_times(
@@ -112,8 +118,8 @@ class Viewer:
                 video,
                 size=asked.pool_size,
                 rule=asked.pool_rule,
-                frame_size=asked.frame_shape,
-                fit=asked.fit,
+                frame_size=self._shape,
+                fit=self._fit,
                 seek=asked.seek,
                 cache=self.cache,
                 deadline_s=asked.deadline_s,
@@ -193,7 +199,11 @@ def put_together(viewers: Sequence[Viewer], frames: np.ndarray) -> None:
         if not count:
             continue
         if viewer._frames is not None:
-            frames[i, :count] = viewer._frames
+            if viewer._frames.shape[1:] == frames.shape[2:]:
+                frames[i, :count] = viewer._frames
+            else:
+                for shown, out in zip(viewer._frames, frames[i], strict=False):
+                    resize(shown, out, viewer.settings.fit)
             continue
         viewer._open_again()
         video = viewer._drawable

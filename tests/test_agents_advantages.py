@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.advantages import explained_variance, token_rewards, turn_aware_gae, whiten
+from agents.advantages import NOISE, explained_variance, token_rewards, turn_aware_gae, whiten
 from gym_longvideo.rewards import BiLevelReward, TurnFacts
 
 torch.set_num_threads(1)
@@ -519,6 +519,36 @@ def test_whitened_advantages_have_mean_0_and_variance_1_and_zeros_elsewhere(seed
 def test_a_single_advantage_or_equal_ones_whiten_to_zero(value, count):
     mask = torch.arange(5)[None] < count
     assert whiten(torch.full((1, 5), value), mask).tolist() == [[0.0] * 5]
+
+
+@pytest.mark.parametrize("spread", [1e-6, 0.0025, 0.05])
+def test_noise_among_equal_outcomes_is_not_blown_up(spread):
+    noise = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    advantages = 0.7 + spread * noise / noise.std()
+    whitened = whiten(advantages, torch.ones(8, 16) > 0)
+    assert whitened.std().item() == pytest.approx(spread / NOISE, rel=1e-3)
+    assert whitened.mean().item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_difference_of_the_smallest_reward_still_counts_one():
+    advantages, mask = torch.zeros(64, 1), torch.ones(64, 1) > 0
+    advantages[0] = 0.1  # one episode alone kept to the format
+    whitened = whiten(advantages, mask)
+    assert (whitened[0] - whitened[1]).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("spread", [0.101, 0.3, 1.0, 50.0])
+def test_ordinary_batches_are_whitened_to_the_last_bit_as_ever(spread):
+    noise = torch.randn(4, 9, generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(4, 9) > 0
+    advantages = spread * noise / noise.std()
+    picked = advantages[mask].double()
+    picked = picked - torch.tensor(float(picked.sum()) / 36, dtype=torch.float32)
+    rest = float(picked.sum()) / 36
+    variance = (float(picked.square().sum()) - 36 * rest * rest) / 35
+    expected = ((picked - rest) / math.sqrt(variance + 1e-8)).float()
+    assert torch.equal(whiten(advantages, mask)[mask], expected)
+    assert whiten(advantages, mask).std().item() == pytest.approx(1, abs=1e-6)
 
 
 def test_explained_variance_of_perfect_constant_and_opposite_critics():

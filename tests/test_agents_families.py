@@ -238,12 +238,11 @@ def test_every_critic_values_every_family(kind, critic):
 @EVERY
 def test_there_is_room_for_the_features_of_a_whole_batch(kind):
     policy = load_family(kind, feature_cache_mb=0)
-    unit = policy.codec.grid.patch * policy.codec.grid.merge
     rng = np.random.default_rng(0)
     frames = [picture_of(policy, rng, 2, 3) for _ in range(5)]
     policy.encoder(frames)
     assert policy.encoder.nbytes == 0
-    policy.remember(5, (2 * unit, 3 * unit))
+    policy.remember(5, 6)
     for _ in range(3):
         policy.encoder(frames)
     assert policy.encoder.nbytes == policy.encoder.capacity

@@ -185,3 +185,35 @@ def test_launchers_start_a_run(tmp_path, launcher):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done at step 1") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM between processes on Windows")
+def test_a_signal_to_the_second_process_alone_saves_what_both_can_go_on_from(tmp_path):
+    straight = tmp_path / "straight"
+    launch([*arguments(straight), "--iterations", "4", "--eval-every", "0"], 2)
+    out = tmp_path / "out"
+    same = [*arguments(out), "--iterations", "4", "--eval-every", "0", "--resume", "auto"]
+    code = (
+        "import os, runpy, signal, sys\n"
+        "from agents.ppo import PPOLearner\n"
+        "genuine = PPOLearner.update\n"
+        "def update(learner, episodes):\n"
+        "    if learner.step == 1 and learner.processes.rank == 1:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return genuine(learner, episodes)\n"
+        "PPOLearner.update = update\n"
+        f"sys.argv[1:] = {same[2:]!r}\n"
+        "from agents import train\n"
+        "sys.exit(0 if train.main() == 128 + signal.SIGTERM else 1)\n"
+    )
+    said = launch(["-c", code], 2)
+    assert "stopped by SIGTERM at step 2" in said[0]
+    launch(same, 2)
+    ends = [
+        torch.load(run / "checkpoint-000004" / "trainer.pt", weights_only=True)
+        for run in (straight, out)
+    ]
+    for ours, theirs in zip(*(end["workers"] for end in ends), strict=True):
+        assert ours["pending"] == theirs["pending"] and ours["count"] == theirs["count"]
+        assert torch.equal(ours["generator"], theirs["generator"])

@@ -15,9 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import FailingSuite, GreySuite
 
+from agents.evaluation import play_agent
 from agents.model.chat import window
 from agents.model.sampling import Reply, Sampling
 from agents.rollout import MOST_SKIPPED, RolloutCollector, TrainingOrder
+from agents.rollout import play as greedily
+from agents.scripted import make_agent
 from agents.trajectory import rows_of
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.video.errors import MachineError, VideoError
@@ -308,6 +311,39 @@ def test_what_the_machine_lacks_skips_no_task():
     with pytest.raises(MachineError, match="too many open files"):
         play(envs=environments(2, Starved()), replacement=lambda: asked.append(1) or 0)
     assert not asked
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("broken", [(0,), (1, 3), (0, 1, 2, 3)])
+def test_a_video_that_does_not_open_is_done_without_where_there_is_no_other(workers, broken):
+    suite = GreySuite()
+    suite.broken = {f"grey-{i}" for i in broken}
+    policy, session, _ = scripted(lambda place, turn: ANSWER)
+    collector = RolloutCollector(environments(2, suite), policy, workers=workers, session=session)
+    kept = []
+    tally = greedily(collector, [0, 1, 2, 3], SAMPLING, keep=kept.extend)
+    collector.close()
+    assert [e.task_id for e in kept] == [f"grey-{i}" for i in range(4) if i not in broken]
+    assert (tally.result().episodes, tally.result().faults) == (4 - len(broken), len(broken))
+
+
+def test_spare_tasks_stand_in_for_broken_videos_as_long_as_there_are_any():
+    suite = GreySuite()
+    suite.broken = {"grey-0", "grey-1"}
+    policy, session, _ = scripted(lambda place, turn: ANSWER)
+    collector = RolloutCollector(environments(2, suite), policy, workers=0, session=session)
+    result = greedily(collector, [0, 1, 2], SAMPLING, spare=[4]).result()
+    collector.close()
+    assert (result.episodes, result.faults) == (2, 2)
+
+
+def test_a_scripted_agent_goes_on_after_a_video_that_does_not_open():
+    suite = GreySuite()
+    suite.broken = {"grey-1"}
+    env = environments(1, suite)[0].unwrapped
+    result = play_agent(env, make_agent("uniform_single_turn"), [0, 1, 2])
+    env.close()
+    assert (result.episodes, result.faults) == (2, 1)
 
 
 def test_without_a_replacement_the_error_is_raised():

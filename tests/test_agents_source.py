@@ -188,11 +188,14 @@ def test_large_models_see_frames_of_a_size_of_their_own(tmp_path):
     (tmp_path / "narrow" / "config.json").write_text(json.dumps(narrow))
     large = ["Qwen/Qwen2.5-VL-3B-Instruct", "http://127.0.0.1:9/v1"]
     for name in (*large, tmp_path / "wide", tmp_path / "flat"):
-        assert PolicySource.of(name).settings == {"frame_size": 224}
-        assert _as_made_for(PolicySource.of(name), None, {"frame_budget": 64}) == (
-            "tags", {"frame_size": 224, "frame_budget": 64},
+        own = {"frame_size": 224, "max_pixels": 128 * 28 * 28, "pixel_unit": 28}
+        source = PolicySource.of(name)
+        assert source.settings == own
+        assert _as_made_for(source, None, {"frame_budget": 64}) == (
+            "tags", {**own, "frame_budget": 64},
         )  # fmt: skip
-        assert _as_made_for(PolicySource.of(name), None, {"frame_size": 56})[1]["frame_size"] == 56
+        # A size of one's own is what the model then sees.
+        assert _as_made_for(source, None, {"frame_size": 56}) == ("tags", {"frame_size": 56})
     for name in ("random", tmp_path / "narrow"):
         assert PolicySource.of(name).settings == {}
     assert PolicySource.of("tiny").settings["frame_size"] == 28

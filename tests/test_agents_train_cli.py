@@ -4,10 +4,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from agents_models import model_dir
-from agents_training import ENV, SUITE
+from agents_training import ENV, SUITE, metrics_of
 
 from agents import train
 from agents.checkpoint import CheckpointError, find
@@ -127,3 +129,44 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     assert "stopped by SIGINT at step" in said and "--resume" in said
     step = int(find(tmp_path).name[-6:])
     assert step >= 2 and len(metrics.read_text().splitlines()) == step
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on Windows")
+def test_the_same_command_killed_and_given_again_ends_bit_by_bit_as_if_it_had_not_been(tmp_path):
+    def command(out: Path) -> list[str]:
+        more = ["--iterations", "12", "--save-every", "2", "--eval-every", "5", "--resume", "auto"]
+        return [sys.executable, "-m", "agents.train", *SMALL, "--out", str(out), *more]
+
+    subprocess.run(command(tmp_path / "whole"), cwd=ROOT, check=True, capture_output=True)
+    out, died = tmp_path / "killed", 0
+    for lines in (1, 4, 9):
+        run = subprocess.Popen(
+            command(out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        metrics, deadline = out / "metrics.jsonl", time.monotonic() + 120
+        while run.poll() is None and time.monotonic() < deadline:
+            if metrics.is_file() and metrics.read_bytes().count(b"\n") >= lines:
+                run.kill()
+                break
+            time.sleep(0.002)
+        died += run.wait(timeout=60) == -signal.SIGKILL
+    assert died == 3
+    subprocess.run(command(out), cwd=ROOT, check=True, capture_output=True)
+    whole, killed = tmp_path / "whole" / "checkpoint-000012", out / "checkpoint-000012"
+    for name in ("policy/model.safetensors", "critic.safetensors"):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+    states = [torch.load(each / "trainer.pt", weights_only=True) for each in (whole, killed)]
+    assert are_same(*states) and not are_same(states[0], {**states[1], "workers": []})
+    assert metrics_of(tmp_path / "whole") == metrics_of(out)
+
+
+def are_same(ours: Any, theirs: Any) -> bool:
+    """Return whether nested values are the same, tensors bit by bit."""
+    if isinstance(ours, torch.Tensor):
+        return torch.equal(ours, theirs)
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(are_same(ours[k], theirs[k]) for k in ours)
+    if isinstance(ours, list):
+        return len(ours) == len(theirs) and all(map(are_same, ours, theirs))
+    return ours == theirs

@@ -534,3 +534,14 @@ def test_progress_shows_rate_and_accuracy(
     said = capsys.readouterr()
     assert "30/30" in said.err and "ep/s" in said.err and "accuracy=" in said.err
     assert "30 episodes, 0 faults" in said.out
+
+
+def test_a_run_without_a_name_gets_one_that_every_system_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    suite = HaystackSuite("val", size=2)
+    suite.name = "mine:val/2"
+    summary = evaluate("uniform_single_turn", suite, env=SMALL)
+    (directory,) = (tmp_path / "runs").iterdir()
+    assert directory.name.startswith("evaluate-mine-val-2-") and summary["episodes"] == 2

@@ -215,7 +215,7 @@ def test_evaluate_misses_what_its_summary_needs_before_it_plays(monkeypatch):
 
 
 def test_evaluate_needs_nothing_later_that_it_does_not_ask_for_at_first(tmp_path):
-    asked = {"tyro", "torch", "torchmetrics"}
+    asked = {"tyro", "torch", "torchmetrics", "filelock"}
     blocked = {each for names in EXTRAS.values() for each in names} - asked
     # What torchmetrics looks for itself it may find.
     code = f"""

@@ -216,7 +216,7 @@ class MLLMPolicy:
         named = self.base.named_parameters()
         return [p for name, p in named if f".{ACTOR}." in name]
 
-    def remember(self, frames: int, frame_size: tuple[int, int]) -> None:
+    def remember(self, frames: int, tokens: int) -> None:
         """Make room for the features of as many frames as come back in later passes.
 
         Too little is as bad as nothing: frames that come back in the same order find themselves
@@ -224,11 +224,10 @@ class MLLMPolicy:
 
         Args:
             frames: Different frames of a batch.
-            frame_size: Their height and width in pixels.
+            tokens: Of a frame at most.
         """
-        rows, columns = self.codec.grid.tokens(*frame_size)
         width = self.family.width(self.base.config)
-        size = frames * rows * columns * width * self.head.weight.element_size()
+        size = frames * tokens * width * self.head.weight.element_size()
         if self.device.type == "cuda":
             size = min(size, torch.cuda.mem_get_info(self.device)[0] // 4)
         self.encoder.capacity = max(self.encoder.capacity, size)

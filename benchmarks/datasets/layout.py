@@ -109,7 +109,7 @@ def _snapshots(place: Path) -> list[Path]:
         key=lambda path: (-path.stat().st_mtime, path.name),
     )
     try:
-        main = directory / (place / "refs" / "main").read_text().strip()
+        main = directory / (place / "refs" / "main").read_text(encoding="utf-8").strip()
     except OSError:
         return found
     return sorted(found, key=lambda path: path != main)

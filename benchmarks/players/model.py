@@ -22,13 +22,20 @@ import torch
 import transformers
 
 from agents.checkpoint import load_policy
+from agents.keeping.saved import CheckpointError
 from agents.model.chat import Block
 from agents.model.decoding import DecodeSession
 from agents.model.policy import MLLMPolicy
 from agents.model.sampling import Reply, Sampling
 from agents.parallel import usable_device
 from agents.rollout import RolloutCollector
-from agents.source import CheckpointError, MadeFor, PolicySource, frame_cost
+from agents.source import (
+    MadeFor,
+    PolicySource,
+    check_frames,
+    frame_cost,
+    frame_tokens,
+)
 from agents.trajectory import Trajectory
 from benchmarks.players.player import Job, MakeEnv, MeteredText, Played, describe, new_cost
 from gym_longvideo import checks
@@ -80,9 +87,14 @@ class ModelPlayer:
         first = make_env()
         made_for = source.made_for or MadeFor()
         history = made_for.history if history is None else history
-        self._model = _load(source, first.frame_size, dtype, device, attention)
-        grid = self._model.codec.grid
-        _log.info("%s", frame_cost(first.frame_size, first.budget.total, grid.patch * grid.merge))
+        seen = first.viewer.settings
+        frame_size = seen.frame_shape if seen.max_pixels is None else None
+        self._model = _load(source, frame_size, dtype, device, attention)
+        unit = self._model.codec.grid.patch * self._model.codec.grid.merge
+        check_frames(seen, unit, source.name)
+        tokens = frame_tokens(seen, unit)
+        self._model.remember((concurrency or CONCURRENCY) * seen.budget.total, tokens)
+        _log.info("%s", frame_cost(seen, unit))
         self.protocol = protocol
         limit = max_new_tokens or made_for.max_new_tokens or MAX_NEW_TOKENS
         self._sampling = Sampling(greedy=True, max_new_tokens=limit)
@@ -99,6 +111,7 @@ class ModelPlayer:
             "sampling": "greedy",
             "max_new_tokens": self._sampling.max_new_tokens,
             "history": history,
+            **({} if seen.max_pixels is None else {"frame_tokens": tokens}),
         }
 
     def play(self, jobs: Sequence[Job]) -> Iterator[Played]:
@@ -285,7 +298,7 @@ def _digest(text: str) -> str:
 
 def _load(
     source: PolicySource,
-    frame_size: tuple[int, int],
+    frame_size: tuple[int, int] | None,
     dtype: str,
     device: str | None,
     attention: str | None,

@@ -10,7 +10,6 @@ for, with what differs. The same runs give the same files, byte for byte.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from benchmarks.report.html_page import render_html
 from benchmarks.report.markdown import render_markdown
 from benchmarks.report.sections import make_sections, read_entries
 from gym_longvideo.command import as_command, check_directory, missing_directories, remove_empty
+from gym_longvideo.files import reason, replace
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,14 @@ def _write(directory: Path, texts: Mapping[str, str]) -> dict[str, Path]:
         for name, draft in drafts.items():
             draft.write_bytes(texts[name].encode("utf-8", "replace"))
         for name, draft in drafts.items():
-            os.replace(draft, directory / name)
+            replace(draft, directory / name)
     except BaseException as error:
         for draft in drafts.values():
             with contextlib.suppress(OSError):
                 draft.unlink()
         remove_empty(made)
         if isinstance(error, OSError):
-            raise OSError(f"--out {directory} cannot be written to: {error}") from None
+            raise OSError(f"--out {directory} cannot be written to: {reason(error)}") from None
         raise
     return {name: directory / name for name in texts}
 

@@ -255,5 +255,9 @@ def unknown(protocol: Mapping[str, Any]) -> list[str]:
             value = value.get(step, "not recorded") if isinstance(value, Mapping) else value
         if isinstance(value, (list, tuple)):
             value = " x ".join(str(part) for part in value)
+        settings = protocol.get("settings")
+        most = settings.get("max_pixels") if isinstance(settings, Mapping) else None
+        if path == ("settings", "frame_size") and most:
+            value = f"as they are, {most:,} pixels at most"
         found.append(f"{name} (here {value})")
     return [*found, *UNKNOWN_MODEL]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
+
+from gym_longvideo.files import replace
 
 HEIGHT, WIDTH, FPS = 720, 1280, 30
 GROUPS = {"gop250": "keyint=250:scenecut=40", "gop48": "keyint=48:min-keyint=48:scenecut=0"}
@@ -66,7 +67,7 @@ def repeat(unit: Path, path: Path, *, times: int, unit_s: int) -> None:
                 packet.is_keyframe, packet.stream = is_keyframe, target
                 packet.time_base = stream.time_base  # type: ignore
                 output.mux(packet)
-    os.replace(temporary, path)
+    replace(temporary, path)
 
 
 def _texture(rng: np.random.Generator, cells: int) -> np.ndarray:

@@ -53,6 +53,7 @@ from agents.trajectory import Exchange, Trajectory
 from benchmarks.speed.sizes import SIZES, Work, build_config
 from gym_longvideo import checks
 from gym_longvideo.command import as_command
+from gym_longvideo.files import write_whole
 from gym_longvideo.wrappers import TextProtocol
 
 
@@ -408,7 +409,7 @@ def main(arguments: Sequence[str]) -> int:
     result = measure(config)
     print(table(result))
     if config.json_file is not None:
-        config.json_file.write_text(json.dumps(result, indent=2) + "\n")
+        write_whole(config.json_file, json.dumps(result, indent=2) + "\n")
     return 0
 
 

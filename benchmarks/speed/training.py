@@ -42,6 +42,7 @@ from agents.ppo import PPOLearner
 from agents.ppo_config import make_config
 from agents.trajectory import Exchange, Trajectory
 from gym_longvideo.command import as_command
+from gym_longvideo.files import write_whole
 from gym_longvideo.wrappers import TextProtocol
 
 
@@ -374,7 +375,7 @@ def main(arguments: Sequence[str]) -> int:
         unit = "x" if "_vs_" in name else ""
         print(f"{name:32s}{value:10.2f}{unit}")
     if config.json_file is not None:
-        config.json_file.write_text(json.dumps(result, indent=2) + "\n")
+        write_whole(config.json_file, json.dumps(result, indent=2) + "\n")
     return 0
 
 

@@ -12,8 +12,8 @@ same frames. Ours reads with two threads, its default; decord takes all cores by
 torchcodec and textbook PyAV the faster of one thread and all cores counts. Like goes with like in
 the comparison with the floor: one reader in one thread, against the frames between keyframe and
 target times what one frame costs in plain sequential decoding on one core. Contenders take turns,
-each in a process of its own; medians count. What drawn videos cost is in ``steps.py``. Absolute seconds depend on the machine, ratios hardly:
-only ratios are reported, the worst over the files.
+each in a process of its own; medians count. Absolute seconds depend on the machine, ratios hardly:
+only ratios are reported, the worst over the files. What drawn videos cost is in ``steps.py``.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from tqdm import tqdm
 from benchmarks.speed.films import FPS, GROUPS, make_film
 from benchmarks.speed.steps import SIDES, run_haystack, run_vector
 from gym_longvideo.command import Parser, as_command
+from gym_longvideo.files import write_whole
 from gym_longvideo.video import FramePool, open_video
 
 SIDE, POOL = 224, 128
@@ -154,7 +155,7 @@ def run_peak_memory(path: str) -> dict[str, Any]:
     env = _file_env(_annotate([Path(path)]), frame_size=SIDE, seek="exact")
     env.reset(seed=0)
     env.close()
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM"):
             return {"mb": int(line.split()[1]) / 1024}
     raise RuntimeError("no VmHWM in /proc/self/status")
@@ -209,12 +210,12 @@ def _annotate(files: Sequence[Path]) -> Path:
     task = {"question": "Which?", "options": ["a", "b"], "answer": "A"}
     lines = [json.dumps({"id": f.stem, "video": f.name, **task}) for f in files]
     path = files[0].parent / "speed.jsonl"
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
 def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
@@ -231,6 +232,7 @@ class Contender:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            encoding="utf-8",
         )
 
     def run(self, **arguments: Any) -> dict[str, Any] | None:
@@ -251,7 +253,7 @@ class Contender:
 
 def serve(name: str) -> None:
     """Answer the requests of a ``Contender``."""
-    replies = os.fdopen(os.dup(1), "w")
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries print
     if name in ("decord", "pool_upfront"):
         import decord  # noqa: F401
@@ -377,7 +379,8 @@ def main(arguments: Sequence[str]) -> int:
     for key, value in found.items():
         print(f"{key:40s} {'absent' if value is None else format(value, '.2f')}")
     if chosen.json:
-        chosen.json.write_text(json.dumps(found | {"median_seconds": seconds}, indent=2) + "\n")
+        text = json.dumps(found | {"median_seconds": seconds}, indent=2)
+        write_whole(chosen.json, text + "\n")
     return 0
 
 

@@ -263,5 +263,6 @@ def _series(panel: Axes, points: Sequence[tuple[float, Mean]], colour: str, labe
 def _save(figure: Figure, path: Path) -> Path:
     figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
     # A blank at the end of a line is nothing that a diff should show.
-    path.write_text(re.sub(r"[ \t]+$", "", path.read_text(), flags=re.MULTILINE))
+    text = path.read_text(encoding="utf-8")
+    path.write_text(re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE), encoding="utf-8")
     return path

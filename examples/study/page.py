@@ -48,10 +48,11 @@ def write_report(directory: Path) -> str:
     tables = all_tables(runs, early, curves)
     page = directory.with_suffix(".md")
     if page.is_file():
-        page.write_text(fill(page.read_text(), tables))
+        page.write_text(fill(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
     else:
         page = directory / "tables.md"
-        page.write_text("\n\n".join(f"## {name}\n\n{text}" for name, text in tables.items()) + "\n")
+        text = "\n\n".join(f"## {name}\n\n{text}" for name, text in tables.items())
+        page.write_text(text + "\n", encoding="utf-8")
     return "\n".join(
         ["", verdicts(claims(runs, early)), "", *(f"wrote {each}" for each in [page, *made])]
     )

@@ -48,7 +48,7 @@ def path_of(run: Run, out: Path) -> Path:
 def load(path: Path) -> dict[str, Any] | None:
     """Return a finished run, or None if there is none that can be read."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return None
 
@@ -99,7 +99,7 @@ def train(run: Run, out: Path, updates: int = 0, batch: int = BATCH) -> dict[str
         trainer.run()
         if trainer.stopped_by:
             return None
-        text = (directory / "metrics.jsonl").read_text()
+        text = (directory / "metrics.jsonl").read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.splitlines()]
         paused = time.monotonic()
         cost = {
@@ -122,7 +122,7 @@ def train(run: Run, out: Path, updates: int = 0, batch: int = BATCH) -> dict[str
         shutil.rmtree(checkpoint)  # 20 MB each
     path = path_of(run, out)
     draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(result, allow_nan=False) + "\n")
+    draft.write_text(json.dumps(result, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(draft, path)
     return result
 
@@ -274,7 +274,7 @@ def _stoppable() -> Iterator[None]:
 
 def _quiet(out: Path) -> None:
     """Send what a worker says to a file, so that one bar is seen and not several."""
-    stream = (out / "runs" / f"worker-{os.getpid()}.log").open("a")
+    stream = (out / "runs" / f"worker-{os.getpid()}.log").open("a", encoding="utf-8")
     os.dup2(stream.fileno(), sys.stderr.fileno())
 
 

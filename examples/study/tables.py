@@ -70,7 +70,7 @@ def read_curves(directory: Path) -> dict[tuple[str, int], list[dict[str, float]]
 
 def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     draft = path.with_suffix(".part")
-    with draft.open("w", newline="") as stream:
+    with draft.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([_plain(row[column]) for column in columns] for row in rows)
@@ -80,7 +80,7 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]
 def _read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; run the study there first")
-    with path.open(newline="") as stream:
+    with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         if tuple(reader.fieldnames or ()) != tuple(columns):
             raise ValueError(f"{path} has columns {reader.fieldnames}; expected {list(columns)}")

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from gym_longvideo import checks
 from gym_longvideo.command import Parser, as_command
+from gym_longvideo.files import replace
 from gym_longvideo.haystack.oracle import Span
 from gym_longvideo.haystack.suite import SPLIT_SIZES, HaystackSuite
 from gym_longvideo.haystack.video import HaystackVideo
@@ -149,7 +150,7 @@ def encode(
                     container.mux(stream.encode(frame))
                 advance(len(places))
             container.mux(stream.encode())
-        os.replace(part, path)
+        replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -215,7 +216,7 @@ def _claim(directory: Path, settings: dict[str, Any]) -> None:
 def _write(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    replace(part, path)
 
 
 @as_command

@@ -256,7 +256,9 @@ class DiskCache:
                     "crc32": zlib.crc32(pixels.data),
                 }
         text = json.dumps(index)
-        self._replace(self._path(key, ".json"), lambda temporary: temporary.write_text(text))
+        self._replace(
+            self._path(key, ".json"), lambda temporary: temporary.write_bytes(text.encode())
+        )
 
     def _replace(self, path: Path, write: Callable[[Path], object]) -> None:
         """Put a file in its place at once, whole or not at all."""

@@ -1,0 +1,11 @@
+"""What keeps a run from being lost, or from being spoiled by another.
+
+In reading order:
+
+    directory.py    one run writes to a directory at a time, and nothing is in its way
+    saved.py        which checkpoints a run has, and which of them are intact
+    fingerprint.py  which model a checkpoint belongs to
+    keeper.py       when a run is saved, and what is left of it when it breaks
+    undo.py         an update that broke half-way is taken back
+    divergence.py   when training has come to nothing
+"""
