@@ -104,7 +104,9 @@ def constraints(pins: Sequence[str], directory: Path) -> Path:
     pinned = {name_of(pin) for pin in pins}
     lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
     path = directory / "constraints.txt"
-    path.write_text("\n".join(line for line in lines if name_of(line) not in pinned) + "\n")
+    path.write_text(
+        "\n".join(line for line in lines if name_of(line) not in pinned) + "\n", encoding="utf-8"
+    )
     return path
 
 

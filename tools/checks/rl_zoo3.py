@@ -32,7 +32,7 @@ def trained(algo: str) -> None:
         )
         episodes: list[dict[str, str]] = []
         for path in Path(directory).rglob("*.monitor.csv"):
-            episodes += csv.DictReader(path.read_text().splitlines()[1:])
+            episodes += csv.DictReader(path.read_text(encoding="utf-8").splitlines()[1:])
     episodes.sort(key=lambda episode: float(episode["t"]))
     needle.ENDS += [episode["is_success"] == "True" for episode in episodes]
     needle.COUNT = sum(int(episode["l"]) for episode in episodes)
