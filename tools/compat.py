@@ -65,7 +65,7 @@ CASES = (
     Case("Gymnasium, newest", ("gymnasium",), f"{_ENVIRONMENT} {_VECTORS}"),
     Case("NumPy 1.26", ("numpy~=1.26.0",), f"{_ENVIRONMENT} {_VECTORS} {_VIDEO}"),
     Case("NumPy, newest", ("numpy",), f"{_ENVIRONMENT} {_VECTORS} {_VIDEO}"),
-    Case("PyAV, oldest", ("av==17.1.0",), _VIDEO),
+    Case("PyAV, oldest", ("av==18.1.0",), _VIDEO),
     Case("PyAV, newest", ("av",), _VIDEO),
     Case("PyAV, newest, on Python 3.13", ("av",), _VIDEO, python="python3.13"),
     Case("TorchCodec 0.13", ("torchcodec~=0.13.0",), "video_exactness", ("torchcodec",)),
