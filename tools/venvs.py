@@ -1,4 +1,7 @@
-"""Fresh virtual environments, one for each question that is asked of other people's releases."""
+"""Fresh virtual environments, one for each question that is asked of other people's releases.
+
+For Linux and macOS, as the Makefile is.
+"""
 
 from __future__ import annotations
 

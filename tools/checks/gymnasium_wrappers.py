@@ -142,6 +142,23 @@ def vectors() -> None:
     envs.close()
 
 
+@check("make_vec: the native vector, sync and async")
+def make_vec() -> None:
+    """Make vectors by the id; all say the same."""
+    traces = []
+    for mode in (None, "sync", "async"):
+        envs = gym.make_vec(needle.ID, num_envs=2, vectorization_mode=mode, **needle.OPTIONS)
+        observation, _ = envs.reset(seed=0)
+        trace = [observation["frames"].copy()]
+        for turn in range(4):
+            action = np.array([[0, 0, 20, 0], [turn % 2, 3, 5, 1]])
+            observation, rewards, _, _, infos = envs.step(action)
+            trace += [observation["frames"].copy(), rewards, infos["best_iou"]]
+        traces.append(trace)
+        envs.close()
+    assert all(np.array_equal(traces[0][i], each[i]) for each in traces for i in range(len(each)))
+
+
 @check("vector wrappers: RecordEpisodeStatistics, DictInfoToList, FlattenObservation")
 def vector_wrappers() -> None:
     """Wrap a vector."""
