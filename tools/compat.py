@@ -24,20 +24,19 @@ from tools.page import Combination
 from tools.venvs import CONSTRAINTS, DIRECTORY, ROOT, InstallError, Venv, venv
 
 _TESTING = ("pytest", "pytest-xdist", "hypothesis", "psutil")
-_ENVIRONMENT = (
-    "env episode golden protocol record rendering rewards spaces_and_ids suite viewer wrappers "
-    "annotation annotation_files haystack haystack_video haystack_oracle probes"
-)
-_VECTORS = "order vector"  # which name kinds of autoreset that Gymnasium 1.0 does not have
-_VIDEO = (
-    "video_cache video_exactness video_faults video_pool video_processes video_threads real_videos "
-    "haystack_export"
-)
-_MODELS = (
-    "agents_chat agents_checkpoint agents_critic agents_decoding agents_losses agents_policy "
-    "agents_ppo agents_rollout agents_rows agents_tiny agents_trainer agents_vision"
-)
-_SB3 = "agents_sb3 libraries"
+# Modules of tests, without "test_", by what they are about.
+GROUPS = {
+    "environment": "env episode golden protocol record rendering rewards spaces_and_ids suite "
+    "viewer wrappers env_files annotation annotation_files haystack haystack_video "
+    "haystack_oracle probes",
+    "vectors": "order vector",  # these name kinds of autoreset, which Gymnasium 1.0 does not have
+    "video": "video_cache video_exactness video_faults video_pool video_processes video_threads "
+    "video_border video_kinds real_videos haystack_export",
+    "backends": "video_exactness",
+    "models": "agents_chat agents_checkpoint agents_critic agents_decoding agents_losses "
+    "agents_families agents_policy agents_ppo agents_rollout agents_rows agents_tiny agents_trainer agents_vision",
+    "learners": "agents_sb3 libraries",
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Case:
     Attributes:
         what: Its name in the table.
         pins: What is held at another version than in ``constraints.txt``, or at its newest.
-        tests: Test modules, without ``test_``.
+        tests: Names of ``GROUPS``.
         extras: Extras of the package that these need.
         python: The interpreter, as found on the path.
     """
@@ -60,38 +59,43 @@ class Case:
 
 
 CASES = (
-    Case("Gymnasium, oldest", ("gymnasium==1.0.0",), _ENVIRONMENT),
-    Case("Gymnasium 1.1", ("gymnasium~=1.1.0",), f"{_ENVIRONMENT} {_VECTORS}"),
-    Case("Gymnasium, newest", ("gymnasium",), f"{_ENVIRONMENT} {_VECTORS}"),
-    Case("NumPy 1.26", ("numpy~=1.26.0",), f"{_ENVIRONMENT} {_VECTORS} {_VIDEO}"),
-    Case("NumPy, newest", ("numpy",), f"{_ENVIRONMENT} {_VECTORS} {_VIDEO}"),
-    Case("PyAV, oldest", ("av==18.1.0",), _VIDEO),
-    Case("PyAV, newest", ("av",), _VIDEO),
-    Case("PyAV, newest, on Python 3.13", ("av",), _VIDEO, python="python3.13"),
-    Case("TorchCodec 0.13", ("torchcodec~=0.13.0",), "video_exactness", ("torchcodec",)),
+    Case("Gymnasium, oldest", ("gymnasium==1.0.0",), "environment"),
+    Case("Gymnasium 1.1", ("gymnasium~=1.1.0",), "environment vectors"),
+    Case("Gymnasium, newest", ("gymnasium",), "environment vectors"),
+    Case("NumPy 1.26", ("numpy~=1.26.0",), "environment vectors video"),
+    Case("NumPy, newest", ("numpy",), "environment vectors video"),
+    Case("PyAV, oldest", ("av==18.1.0",), "video"),
+    Case("PyAV, newest", ("av",), "video"),
+    Case("PyAV, newest, on Python 3.13", ("av",), "video", python="python3.13"),
+    Case("TorchCodec 0.13", ("torchcodec~=0.13.0",), "backends", ("torchcodec",)),
     Case(
         "TorchCodec, newest, with its PyTorch",
         ("torchcodec>=0.14", "torch"),
-        "video_exactness",
+        "backends",
     ),
-    Case("SB3, newest", ("stable-baselines3", "sb3-contrib"), _SB3, ("sb3",)),
+    Case("SB3, newest", ("stable-baselines3", "sb3-contrib"), "learners", ("sb3",)),
     Case(
         "SB3, the minor before",
         ("stable-baselines3~=2.8.0", "sb3-contrib~=2.8.0"),
-        _SB3,
+        "learners",
         ("sb3",),
     ),
-    Case("transformers, newest", ("transformers", "tokenizers"), _MODELS, ("agents",)),
+    Case("transformers, newest", ("transformers", "tokenizers"), "models", ("agents",)),
     Case(
         "transformers, the minor before",
         ("transformers~=5.23.0", "tokenizers"),
-        _MODELS,
+        "models",
         ("agents",),
     ),
-    Case("transformers, oldest", ("transformers==5.20.0", "tokenizers"), _MODELS, ("agents",)),
-    Case("Python 3.12", (), f"{_ENVIRONMENT} {_VECTORS} {_VIDEO}", python="python3.12"),
-    Case("Python 3.13", (), f"{_ENVIRONMENT} {_VECTORS} {_VIDEO}", python="python3.13"),
+    Case("transformers, oldest", ("transformers==5.20.0", "tokenizers"), "models", ("agents",)),
+    Case("Python 3.12", (), "environment vectors video", python="python3.12"),
+    Case("Python 3.13", (), "environment vectors video", python="python3.13"),
 )
+
+
+def modules(case: Case) -> list[str]:
+    """Return the modules of tests that a case runs, without ``test_``."""
+    return " ".join(GROUPS[group] for group in case.tests.split()).split()
 
 
 def name_of(requirement: str) -> str:
@@ -146,7 +150,7 @@ def run(case: Case, *, keep: bool = False, directory: Path = DIRECTORY) -> Combi
 
 def outcome(made: Venv, case: Case, report: Path) -> dict[str, int | str]:
     """Run a case's tests, and return its counts or what went wrong."""
-    files = [f"tests/test_{name}.py" for name in case.tests.split()]
+    files = [f"tests/test_{name}.py" for name in modules(case)]
     code, printed = made.run(
         "-m", "pytest", "-q", "-m", "not slow", f"--junitxml={report}", *files, timeout_s=1800
     )

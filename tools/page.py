@@ -36,7 +36,9 @@ _COMPAT = """\
 ## Versions
 
 `make compat` runs the part of the test suite that a dependency touches at the ends of the range
-that is supported, each in a virtual environment of its own. All else is as in `constraints.txt`.
+that is supported, each in a virtual environment of its own; which modules these are,
+`tools/compat.py` says. All else is as in `constraints.txt`. Skipped is what asks for a dependency
+that is not there.
 """
 
 

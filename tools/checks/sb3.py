@@ -129,7 +129,7 @@ def normalize() -> None:
 def normalize_reward() -> None:
     """Normalise rewards alone: what reads frames wants them as they are."""
     envs = VecNormalize(vector(), norm_obs=False, gamma=1.0)
-    PPO("MultiInputPolicy", envs, policy_kwargs=READING, **PPO_SETTINGS).learn(needle.steps(0.5))
+    PPO("MultiInputPolicy", envs, policy_kwargs=READING, **PPO_SETTINGS).learn(needle.steps())
 
 
 @check("PPO under VecFrameStack, Dict")
