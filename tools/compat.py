@@ -33,8 +33,9 @@ GROUPS = {
     "video": "video_cache video_exactness video_faults video_pool video_processes video_threads "
     "video_border video_kinds real_videos haystack_export",
     "backends": "video_exactness",
-    "models": "agents_chat agents_checkpoint agents_critic agents_decoding agents_losses "
-    "agents_families agents_policy agents_ppo agents_rollout agents_rows agents_tiny agents_trainer agents_vision",
+    "models": "agents_chat agents_checkpoint agents_critic agents_decoding agents_families "
+    "agents_losses agents_policy agents_ppo agents_rollout agents_rows agents_tiny "
+    "agents_trainer agents_vision",
     "learners": "agents_sb3 libraries",
 }
 
