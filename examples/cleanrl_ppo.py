@@ -2,7 +2,8 @@
 
     python -m examples.cleanrl_ppo --total-timesteps 100000
 
-@@CLEANRL
+Takes a minute on one core. Expect a line every 10,000 steps, in which success rises from 0.24, what
+guessing earns, to about 0.94.
 
 What is particular to this environment: episodes last at most three steps, so the vector of
 environments resets in the same step (SAME_STEP loses no step where NEXT_STEP would lose a quarter

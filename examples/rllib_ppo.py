@@ -5,7 +5,9 @@
 RLlib's new API stack has no default encoder for Dict observations: its own FlattenObservations
 connector turns them into a vector. That vector is wide, so frames are small here.
 
-@@RLLIB
+Takes half a minute, most of it Ray's start. Expect a line for each iteration and a return between
+0.2 and 0.4: so few show that it runs, not that it learns. ``tools/checks/rllib.py`` has a module
+that reads frames, and learns.
 """
 
 from __future__ import annotations

@@ -3,7 +3,10 @@
     python -m examples.train_sb3 --algo maskable --seconds 120
     python -m examples.train_sb3 --seconds 120 --mp4 runs/needle
 
-@@SB3
+Takes the seconds that it is given, and a few more to evaluate; ``--mp4`` some minutes the first
+time, for encoding. Expect a line every five seconds, SB3's own table now and then, and in the end
+a table in which MaskablePPO reaches about 0.97 of held-out accuracy after two minutes on one core,
+where the best that never looks twice has 0.45.
 
 The second command first writes the very same tasks as H.264 files and trains on frames decoded from
 them. The environment needs no wrapper; only the feature extractor is ours (``agents/sb3.py``).
