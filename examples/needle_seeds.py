@@ -5,6 +5,8 @@
 Both answer the same held-out needle tasks. The rival is not another trained network but the bound
 for any policy that never retrieves: it answers every question that the overview proves, and guesses
 elsewhere. Exits non-zero unless every seed beats it by 30 points.
+
+Takes a minute and a half a seed on one core. Expect 0.95 to 0.98 for each against 0.46.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ def main() -> None:
     rival = evaluate(env, UniformSingleTurn(), args.episodes)
     rows = []
     for seed in range(args.seeds):
+        print(f"seed {seed} of {args.seeds}: {args.steps} steps", flush=True)
         model = train({**options, "split": "train"}, seconds=1e9, steps=args.steps, seed=seed)
         score = evaluate(env, sb3_policy(model), args.episodes)
         gap, low, high = newcombe(score.accuracy, score.ci95, rival.accuracy, rival.ci95)

@@ -1,9 +1,12 @@
 """The shortest use of the environment: act at random, look at what comes back.
 
-python -m examples.random_agent
+    python -m examples.random_agent
+
+Takes a second. Expect five episodes drawn as text; about one in four is answered rightly.
 """
 
 import argparse
+import time
 
 import gymnasium as gym
 
@@ -18,6 +21,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
+    print(f"{args.episodes} episodes of {args.id}, played at random\n")
+    started, right = time.monotonic(), 0
     env = gym.make(args.id, render_mode="ansi")
     env.action_space.seed(args.seed)
     for episode in range(args.episodes):
@@ -35,6 +40,9 @@ def main() -> None:
             total, over = total + float(reward), terminated or truncated
         print(env.render())
         print(f"return {total:.3f}, outcome {info['outcome']}, {info['turns']} turns\n")
+        right += info["is_success"]
+    spent = time.monotonic() - started
+    print(f"{right} of {args.episodes} answered rightly, {spent:.1f} s")
     env.close()
 
 

@@ -3,6 +3,11 @@
     python -m examples.train_sb3 --algo maskable --seconds 120
     python -m examples.train_sb3 --seconds 120 --mp4 runs/needle
 
+Takes the seconds that it is given, and a few more to evaluate; ``--mp4`` some minutes the first
+time, for encoding. Expect a line every five seconds, SB3's own table now and then, and in the end
+a table in which MaskablePPO reaches about 0.97 of held-out accuracy after two minutes on one core,
+where the best that never looks twice has 0.45.
+
 The second command first writes the very same tasks as H.264 files and trains on frames decoded from
 them. The environment needs no wrapper; only the feature extractor is ours (``agents/sb3.py``).
 Episodes are at most ``max_turns`` steps, so short rollouts (``n_steps``) and a discount of 1 are
@@ -34,7 +39,7 @@ from gym_longvideo.haystack.export import export_suite
 
 
 class Clock(BaseCallback):
-    """Ends training after some seconds or steps, and says how it goes."""
+    """Ends training after some seconds or steps, and says every five seconds how it goes."""
 
     def __init__(self, seconds: float, steps: int) -> None:
         super().__init__()
@@ -55,17 +60,13 @@ class Clock(BaseCallback):
             recent = self.ends[-500:]
             done = min(1.0, max(spent / self.seconds, self.num_timesteps / self.steps))
             print(
-                f"\rtraining {done:4.0%}, {spent * (1 / done - 1):.0f} s left   "
+                f"training {done:4.0%}, {spent * (1 / done - 1):.0f} s left   "
                 f"{self.num_timesteps:7d} steps   "
                 f"{self.num_timesteps / spent:5.0f} steps/s   "
                 f"success while exploring {sum(recent) / max(len(recent), 1):.2f}",
-                end="",
                 flush=True,
             )
         return spent < self.seconds
-
-    def _on_training_end(self) -> None:
-        print()
 
 
 def train(
@@ -78,6 +79,7 @@ def train(
     n_envs: int = 16,
     n_steps: int = 32,
     tensorboard: str | None = None,
+    verbose: int = 0,
 ) -> PPO | MaskablePPO:
     """Train on ``LongVideoQA-v0`` and return the model.
 
@@ -90,6 +92,7 @@ def train(
         n_envs: Environments stepped side by side.
         n_steps: Steps of each between updates.
         tensorboard: Directory of the TensorBoard log.
+        verbose: 1 prints SB3's own table every 50 updates.
     """
     venv = DummyVecEnv(
         [
@@ -112,9 +115,10 @@ def train(
         policy_kwargs={"features_extractor_class": FrameExtractor, "net_arch": [128]},
         tensorboard_log=tensorboard,
         device="cpu",
+        verbose=verbose,
     )
     try:
-        model.learn(steps, callback=Clock(seconds, steps))
+        model.learn(steps, callback=Clock(seconds, steps), log_interval=50)
     finally:
         venv.close()
     return model
@@ -155,6 +159,7 @@ def main() -> None:
             print(f"writing {count} videos of 10 minutes to {args.mp4}/{split}")
             source = {"suite": str(export(args.mp4, split, count)), "cache_mb": 64}
         splits[split] = {**ENV_OPTIONS, **source, "split": split}
+    print(f"training {args.algo} for {args.seconds:.0f} s or {args.steps} steps", flush=True)
     model = train(
         splits["train"],
         algo=args.algo,
@@ -164,6 +169,7 @@ def main() -> None:
         n_envs=args.n_envs,
         n_steps=args.n_steps,
         tensorboard=args.tensorboard,
+        verbose=1,
     )
     if args.save:
         model.save(args.save)
@@ -173,6 +179,7 @@ def main() -> None:
         "trained": sb3_policy(model),
         "oracle": Oracle(),
     }
+    print(f"evaluating {len(policies)} policies on {args.episodes} tasks never seen", flush=True)
     env = gym.make("gym_longvideo:LongVideoQA-v0", **splits["val"])
     print(table({name: evaluate(env, policy, args.episodes) for name, policy in policies.items()}))
     env.close()

@@ -1,12 +1,16 @@
 """Watch one episode: writes a picture of every turn, and a film of the episode.
 
-python -m examples.watch_episode --out runs/watch
-python -m examples.watch_episode --annotation my.jsonl --video-root videos/
+    python -m examples.watch_episode --out runs/watch
+    python -m examples.watch_episode --annotation my.jsonl --video-root videos/
+
+Takes two seconds. Expect ``turn0.png`` (the overview), one picture for each turn after it,
+``episode.mp4`` and the episode's ``record.json``; the oracle answers rightly.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -50,15 +54,20 @@ def main() -> None:
     if args.annotation:
         extra = {"video_root": args.video_root} if args.video_root else {}
         options = {"suite": args.annotation, "suite_options": extra}
+    started = time.monotonic()
+    print(f"{args.policy} plays task {args.index} of {args.annotation or args.family}")
     env = gym.make("LongVideoQA-v0", render_mode="rgb_array", frame_size=args.frame_size, **options)
     agent = make_agent(args.policy)
 
     observation, info = env.reset(seed=0, options={"index": args.index})
+    print(f"{info['question']} {' / '.join(filter(None, info['options']))}")
     pictures: list[Any] = [env.render()]
     over = False
     while not over:
         observation, _, terminated, truncated, info = env.step(agent(env.unwrapped, observation))
         pictures.append(env.render())
+        looked = "pool frames {} to {}".format(*info["interval"])
+        print(f"turn {info['turns']}: {info['outcome'] or looked}")
         over = terminated or truncated
 
     args.out.mkdir(parents=True, exist_ok=True)
@@ -66,7 +75,10 @@ def main() -> None:
         Image.fromarray(picture).save(args.out / f"turn{k}.png")
     write_film(pictures, args.out / "episode.mp4")
     (args.out / "record.json").write_text(env.unwrapped.record.to_json() + "\n", encoding="utf-8")
-    print(f"{info['outcome']}; {len(pictures)} pictures, episode.mp4, record.json in {args.out}")
+    print(
+        f"{info['outcome']}; {len(pictures)} pictures, episode.mp4, record.json in {args.out}, "
+        f"{time.monotonic() - started:.1f} s"
+    )
     env.close()
 
 

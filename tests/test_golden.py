@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from golden_episodes import EPISODES, KINDS, episodes, golden
 
 from benchmarks.compare import compare
@@ -30,6 +31,7 @@ def test_the_golden_episodes_hold_every_outcome_and_every_sort_of_action() -> No
 
 
 def test_runs_written_before_give_the_numbers_that_they_gave() -> None:
+    pytest.importorskip("torchmetrics")
     for name in ("run-trained", "run-tiny"):
         summary = json.loads((GOLDEN / name / "summary.json").read_text())
         found = json.loads(json.dumps(summarize(read_run(GOLDEN / name))))
@@ -37,6 +39,7 @@ def test_runs_written_before_give_the_numbers_that_they_gave() -> None:
 
 
 def test_runs_written_before_still_compare() -> None:
+    pytest.importorskip("torchmetrics")
     before = json.loads((GOLDEN / "compare.json").read_text())
     now = compare(read_run(GOLDEN / "run-trained"), read_run(GOLDEN / "run-tiny"))
     assert json.loads(json.dumps(now)) == before

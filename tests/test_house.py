@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # From the ground up: a floor imports from those before it alone.
-FLOORS = ("gym_longvideo", "agents", "benchmarks", "examples")
+FLOORS = ("gym_longvideo", "agents", "benchmarks", "examples", "tools")
 
 
 @cache
