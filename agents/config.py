@@ -29,6 +29,7 @@ from gym_longvideo.suite import is_annotation, named_split
 from gym_longvideo.wrappers import TextProtocol
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
 Preset = Literal["tiny", "recommended", "paper"]
 
 
@@ -37,7 +38,8 @@ class TrainConfig:
     """Settings of a run.
 
     Attributes:
-        model: Directory or hub id of a model of the Qwen2.5-VL kind; "tiny" is the one shipped.
+        model: Directory or hub id of a model (Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5); "tiny" is
+            the one shipped.
         preset: Where the defaults of everything below come from; on the command line
             "recommended" for a large model, else "tiny".
         ppo: How to optimise.
@@ -79,6 +81,10 @@ class TrainConfig:
         seed: Of weights, tasks and replies.
         device: "auto", "cpu", "cuda", "cuda:1".
         dtype: Of the weights; "auto" is bfloat16 under adapters on a GPU, else float32.
+        attention: Of language model and vision tower: "auto" (sdpa, where the tower is on a CPU
+            eager there), "sdpa", "eager", or "flash_attention_2", which needs a GPU and the package
+            flash-attn and has not been run on one yet.
+        tf32: On a GPU, multiply single precision adapters as TF32, with 10 bits after the point.
         threads: Threads of torch; 0 leaves its own choice.
     """
 
@@ -116,6 +122,8 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     dtype: Dtype = "auto"
+    attention: Attention = "auto"
+    tf32: bool = True
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -147,6 +155,7 @@ class TrainConfig:
             raise ValueError("iterations=0 and seconds=0.0 would never end; set one of them")
         checks.choice("preset", self.preset, get_args(Preset))
         checks.choice("dtype", self.dtype, get_args(Dtype))
+        checks.choice("attention", self.attention, get_args(Attention))
         if self.lora_rank:
             LoRA(self.lora_rank, self.lora_alpha)
             if self.train_vision:
@@ -254,6 +263,7 @@ class TrainConfig:
         policy = MLLMPolicy.from_pretrained(
             self.source.path,
             dtype=dtype if dtype == "auto" else _torch_dtype(dtype),
+            attention=None if self.attention == "auto" else self.attention,
             device=device,
             frame_size=frame_size,
             lora=self.lora,

@@ -103,6 +103,9 @@ class Trainer:
     ) -> None:
         config = self.config
         torch.manual_seed(config.seed)  # adapters and heads start alike in all processes
+        if config.lora_rank and self.processes.device.type == "cuda":
+            # All weights, where they are trained, are in single precision for a reason.
+            torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
         seen = _base(envs[0][0]).viewer.settings
         frame_size = seen.frame_shape if seen.max_pixels is None else None
         self.policy = policy or config.load_policy(self.processes.device, frame_size)

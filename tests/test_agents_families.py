@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from agents_families import KINDS, delta_rule, family, load_family, own_logits, picture_of, users_of
+from agents_families import (
+    KINDS,
+    delta_rule,
+    family,
+    family_dir,
+    load_family,
+    own_logits,
+    picture_of,
+    users_of,
+)
 from agents_models import perturb, said, without
+from agents_training import small
 from transformers import AutoConfig, LlavaConfig, SmolVLMConfig
 from transformers.models.qwen3_5 import modeling_qwen3_5
 
@@ -291,3 +303,13 @@ def test_a_model_of_no_family_is_refused_with_what_it_lacks():
         family_of(LlavaConfig(), "some/model")
     config = AutoConfig.for_model("qwen2_5_vl")
     assert family_of(config) is FAMILIES["qwen2_5_vl"]
+
+
+def test_a_run_says_which_attention_its_model_has(tmp_path):
+    config = small(tmp_path, model=str(family_dir("qwen3_vl")), attention="eager")
+    policy = config.load_policy("cpu")
+    assert policy.base.config.vision_config._attn_implementation == "eager"
+    with pytest.raises(ValueError, match="attention='flash_attention_2' needs a GPU"):
+        replace(config, attention="flash_attention_2").load_policy("cpu")
+    with pytest.raises(ValueError, match="attention='fast'"):
+        replace(config, attention="fast")
