@@ -49,7 +49,7 @@ class Hold:
         except OSError as error:
             if fresh and isinstance(error, FileExistsError):
                 raise
-            raise RunError(f"{self.directory} could not be made: {reason(error)}") from error
+            raise RunError(f"{self.directory} could not be written: {reason(error)}") from error
         self._lock = filelock.FileLock(path, timeout=0, thread_local=False)
         try:
             self._lock.acquire()
