@@ -200,7 +200,7 @@ def restore(path: Path, learner: PPOLearner, fingerprint: Mapping[str, str]) -> 
 def _check_fingerprint(
     path: Path, state: Mapping[str, Any], fingerprint: Mapping[str, str]
 ) -> None:
-    theirs = state["fingerprint"]
+    theirs = state.get("fingerprint", {})
     if odd := [part for part in fingerprint if theirs.get(part) != fingerprint[part]]:
         part = odd[0]
         raise CheckpointError(

@@ -20,7 +20,7 @@ FORMAT = 1
 STATE, LATEST = "state.json", "latest"
 AUTO = "auto"  # what --resume takes for "whatever is there"
 _NAME = re.compile(r"checkpoint-(\d{6,})")
-_PARTS = {"step": int, "config": dict, "fingerprint": dict}  # of state.json
+_PARTS = {"config": dict, "step": int, "fingerprint": dict}  # of state.json
 
 
 class CheckpointError(Exception):
@@ -142,7 +142,7 @@ def read_state(path: Path) -> dict[str, Any]:
         )
         raise CheckpointError(what) if isinstance(found, int) else _damaged(path, what)
     for name, kind in _PARTS.items():
-        if not isinstance(state.get(name), kind):
+        if not isinstance(state.get(name, None if name == "config" else kind()), kind):
             raise _damaged(
                 path,
                 f"checkpoint {path} is damaged: in {file}, {name!r} is {state.get(name)!r}, no "
