@@ -13,7 +13,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import fields
-from functools import lru_cache
 from typing import Any
 
 import gymnasium as gym
@@ -445,7 +444,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             "outcome": episode.outcome,
             "turn_rewards": episode.turn_rewards() if over else np.zeros(self.max_turns),
             "answer_index": task.answer_index if known else -1,
-            "segments": _to_json(task.segments_s) if over else "",
+            "segments": json.dumps(task.segments_s) if over else "",
         }
 
 
@@ -460,9 +459,6 @@ def _checked(action: Action) -> Action:
         *(checks.whole(f"{kind.__name__}.{each.name}", getattr(action, each.name))
           for each in fields(kind))
     )  # fmt: skip
-
-
-_to_json = lru_cache(maxsize=4096)(json.dumps)
 
 
 def _judged(iou: float) -> float:

@@ -27,7 +27,7 @@ _NOTHING = LedgerRow()
 
 
 class LongVideoQAVectorEnv(SyncVectorEnv):
-    """What ``SyncVectorEnv`` of ``LongVideoQAEnv`` gives, bit by bit, in less than half the time.
+    """What ``SyncVectorEnv`` of ``LongVideoQAEnv`` gives, bit by bit, in about half the time.
 
     ``gym.make_vec("gym_longvideo:LongVideoQA-v0", num_envs=16)`` makes it. Tasks, observations,
     rewards and infos are those of the single environments; ``reset(seed=s)`` seeds environment i
@@ -134,11 +134,8 @@ class LongVideoQAVectorEnv(SyncVectorEnv):
         """
         taken = self._taken(actions)
         count, same_step = self.num_envs, self.autoreset_mode == AutoresetMode.SAME_STEP
-        rewards, terminated, truncated = (
-            np.zeros(count),
-            np.zeros(count, bool),
-            np.zeros(count, bool),
-        )
+        rewards = np.zeros(count)
+        terminated, truncated = np.zeros((2, count), bool)
         infos, ended = [], []
         final_obs, final_info = np.full(count, None, object), []
         for i, (env, action) in enumerate(zip(self.envs, taken, strict=True)):
@@ -230,14 +227,15 @@ class LongVideoQAVectorEnv(SyncVectorEnv):
             batch = {key: np.empty_like(array) for key, array in batch.items()}
         viewers = [env.viewer for env in self.envs]
         put_together(viewers, batch["frames"])
-        batch["frame_index"].fill(-1)
-        batch["frame_time"].fill(-1.0)
+        frame_index, frame_time = batch["frame_index"], batch["frame_time"]
+        frame_index.fill(-1)
+        frame_time.fill(-1.0)
         for i, viewer in enumerate(viewers):
             if count := len(viewer.times):
-                batch["frame_index"][i, :count] = viewer.view.frame_index[:count]
-                batch["frame_time"][i, :count] = viewer.times
-        for key in ("seen", "question", "options"):
-            rows = [getattr(env, f"_{key}") for env in self.envs]
+                frame_index[i, :count] = viewer.view.frame_index[:count]
+                frame_time[i, :count] = viewer.times
+        for key, name in (("seen", "_seen"), ("question", "_question"), ("options", "_options")):
+            rows = [getattr(env, name) for env in self.envs]
             np.concatenate(rows, out=batch[key].reshape(-1))
         batch["turn"][:, 0] = turns
         return batch

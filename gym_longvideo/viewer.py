@@ -180,11 +180,12 @@ class Viewer:
         self._readers.close()
 
     def _open_again(self) -> None:
-        if self._pool is None and self._drawable is None:  # closed, or a copy that was pickled
+        # It was closed, or is a copy pickled in mid-episode.
+        if self._pool is None and self._drawable is None:
             assert self._task is not None
             _, info = self._open(self._task)
             if info.key != self._key:
-                self._pool = self._draw = None
+                self._pool = self._drawable = None
                 raise changed_error(info.path, self.settings.backend)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -206,7 +207,8 @@ def put_together(viewers: Sequence[Viewer], frames: np.ndarray) -> None:
             video = viewer._drawable
             if hasattr(video, "draw_together"):
                 alike.setdefault(type(video), []).append((video, viewer.times, i * frames.shape[1]))
-                frames[i, count:] = 0
+                if count < frames.shape[1]:
+                    frames[i, count:] = 0
                 continue
         viewer.put(frames[i])
     flat = frames.reshape(-1, *frames.shape[2:])

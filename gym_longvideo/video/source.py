@@ -94,8 +94,9 @@ class Video(Protocol):
 
     One that is computed rather than decoded may also have ``draw(times, frames, fit)``, which
     writes what ``read`` would return into a C-contiguous (N, H, W, 3) uint8 array, for N float64
-    times that are known to lie in the video. One that is read from a file may have ``changed``,
-    which tells whether another file has taken its place.
+    times that are known to lie in the video; and ``draw_together``, as ``HaystackVideo`` has it,
+    which draws several videos of its class at once. One that is read from a file may have
+    ``changed``, which tells whether another file has taken its place.
     """
 
     @property
