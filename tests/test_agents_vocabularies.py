@@ -282,6 +282,22 @@ def test_a_reply_after_an_empty_thought_is_read_with_it(vocabulary):
 
 
 @pytest.mark.parametrize("vocabulary", ["tiny", *REAL])
+def test_white_space_is_stripped_around_whole_messages_where_the_template_does(vocabulary):
+    codec = codec_of(vocabulary, "qwen3.5")
+    image = {"type": "image", "image": np.zeros((*TALL, 3), np.uint8)}
+    start, middle, end = (
+        {"type": "text", "text": t} for t in (" \n\tSee ", " \n and\n ", "this? \n")
+    )
+    for content in (
+        [start, image, middle, image, end], [image, middle, image], [start], [start, middle, end],
+        [middle, image, middle], [image],
+    ):  # fmt: skip
+        blocks = [codec.system(" Rules.\n\n"), codec.user(content)]
+        messages = [written("system", " Rules.\n\n"), {"role": "user", "content": content}]
+        assert flat(blocks) == templated(codec, messages)
+
+
+@pytest.mark.parametrize("vocabulary", ["tiny", *REAL])
 @pytest.mark.parametrize(
     "text", ["{}: be brief. ", "Be brief.\n\n{}", "{}\n\n\nBe brief.", "{} Be brief.", "be{}ing"]
 )
