@@ -84,7 +84,7 @@ def a2c() -> None:
 
 @check("DQN", how="DiscreteIntervals, agents.sb3.FrameExtractor, buffer_size=10_000", trains=True)
 def dqn() -> None:
-    """Train DQN; the default buffer of a million would take tens of GB."""
+    """Train DQN; its default buffer of a million wants 280 GiB at the default frame size."""
     DQN(
         "MultiInputPolicy",
         vector(needle.discrete, 8),
