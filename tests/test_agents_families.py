@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -29,7 +30,9 @@ from agents.model.policy import LoRA, MLLMPolicy
 from agents.model.sampling import Reply, Sampling
 from agents.ppo import PPOLearner
 from agents.ppo_config import make_config
+from agents.rollout import RolloutCollector
 from agents.trajectory import Exchange, Trajectory, rows_of
+from gym_longvideo.wrappers import TextProtocol
 
 EVERY = pytest.mark.parametrize("kind", KINDS)
 # Images, in (rows, columns) of tokens, that each of five dialogues shows in its turns.
@@ -160,6 +163,30 @@ def test_decoded_log_probabilities_are_the_scored_ones(kind, adapters, exact):
     for i, dialogue in enumerate(dialogues):
         decoded = np.concatenate([turn.reply.log_probs for turn in dialogue.turns])
         scored = found.log_probs[i, : len(decoded)].numpy()
+        assert np.abs(decoded - scored).max() < 1e-4
+
+
+@EVERY
+def test_a_window_that_moves_is_decoded_as_it_is_scored(kind, exact):
+    policy = load_exactly(kind)
+    unit = policy.codec.grid.patch * policy.codec.grid.merge
+    seen = {"max_pixels": 6 * unit * unit, "pixel_unit": unit, "frame_budget": 4, "pool_size": 9}
+    envs = [
+        TextProtocol(gym.make("gym_longvideo:LongVideoQA-v0", **seen, suite_options={"size": 4}))
+        for _ in range(2)
+    ]
+    collector = RolloutCollector(envs, policy, history=1, workers=0)
+    sampling = Sampling(temperature=0.7, max_new_tokens=5)
+    episodes = collector.collect([0, 1, 2], sampling, torch.Generator().manual_seed(0))
+    collector.close()
+    given, owners = rows_of(episodes, policy, 1)
+    assert len(given) > len(episodes)  # the window moved on
+    with torch.no_grad():
+        found = policy.score(given, temperature=0.7)
+    for i, dialogue in enumerate(episodes):
+        decoded = np.concatenate([turn.reply.log_probs for turn in dialogue.turns])
+        own = [k for k, owner in enumerate(owners) if owner == i]
+        scored = np.concatenate([found.log_probs[k][found.mask[k]].numpy() for k in own])
         assert np.abs(decoded - scored).max() < 1e-4
 
 
