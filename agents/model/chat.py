@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agents.model.markup import Markup
+from agents.model.markup import Markup, any_of, since, until
 from agents.model.template import current
 from gym_longvideo.protocol import Content, with_opening
 
@@ -145,8 +145,8 @@ class ChatCodec:
         added = getattr(tokenizer, "added_tokens_decoder", {})
         special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
         special |= {i: token.content for i, token in added.items() if token.special}
-        self._special_words = _any_of(special.values())
-        self._special_said = _any_of(word for word in special.values() if word in _SAID)
+        self._special_words = any_of(special.values())
+        self._special_said = any_of(word for word in special.values() if word in _SAID)
         self._read(thinking)
         silent = {i for i, word in special.items() if word not in _SAID} | {*vision.values()}
         known = np.arange(vocab_size or len(tokenizer))
@@ -302,39 +302,28 @@ class ChatCodec:
         self._markup = markup = Markup(self.tokenizer, thinking)
         self.opens_thought, self.skips_thought = markup.opens_thought, markup.skips_thought
         self.drops_thinking, self.trims = markup.drops_thinking, markup.trims
-        ends = self._special(markup.joint)
-        if not self._special_words.match(markup.joint):
+        words, ends = self._special_words, self._special(markup.joint)
+        if not words.match(markup.joint):
             raise ValueError(
                 f"the chat template goes on after a reply with {markup.joint!r}, which does not "
                 "begin with a special token; a reply could not be told to end there"
             )
         self.end_id, self._after_end = int(ends[0]), ends[1:]
-        before, lead = self._after_marks(markup.before)
-        tail, after = self._before_marks(markup.between)
+        before, lead = since(words, markup.before)
+        tail, after = until(words, markup.between)
         self._system = self._special(before), lead, tail, self._special(after)
-        self._user_tail, _ = self._before_marks(min(markup.past, markup.after, key=len))
+        self._user_tail, _ = until(words, min(markup.past, markup.after, key=len))
         self._user_end = self._special(markup.after.removeprefix(self._user_tail))
-        marks, lead = self._after_marks(markup.past.removeprefix(self._user_tail))
+        marks, lead = since(words, markup.past.removeprefix(self._user_tail))
         self._past = self._special(marks), lead
         for text in (markup.between, markup.joint):
-            _, lead = self._after_marks(text)
+            _, lead = since(words, text)
             alone, ahead = self._plain([lead, f"{lead}Turn"])
             if not np.array_equal(ahead[: len(alone)], alone):
                 raise ValueError(
                     f"the chat template puts {lead!r} before a user message, and a token would "
                     "span both; let it end with a line"
                 )
-
-    def _before_marks(self, text: str) -> tuple[str, str]:
-        """Split what the template writes in front of its first special token."""
-        found = self._special_words.search(text)
-        cut = found.start() if found else len(text)
-        return text[:cut], text[cut:]
-
-    def _after_marks(self, text: str) -> tuple[str, str]:
-        """Split what the template writes behind its last special token."""
-        cut = max((found.end() for found in self._special_words.finditer(text)), default=0)
-        return text[:cut], text[cut:]
 
     def _shown(self, parts: Content) -> list[str]:
         texts = [part["text"] for part in parts]
@@ -357,11 +346,6 @@ class ChatCodec:
 
     def _special(self, text: str) -> np.ndarray:
         return np.array(self.tokenizer.encode(text, add_special_tokens=False), np.int64)
-
-
-def _any_of(words: Iterable[str]) -> re.Pattern[str]:
-    """Return what matches any of some words, the longest that fits; nothing if there are none."""
-    return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)")
 
 
 def window(turns: Sequence[Sequence[Block]], history: int | None) -> list[Block]:

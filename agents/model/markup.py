@@ -7,6 +7,7 @@ name. Those that show earlier replies without their thinking are asked again for
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, Literal
 
 _SYSTEM, _USER, _AGAIN = "\u241esystem\u241f", "\u241euser\u241f", "\u241eagain\u241f"
@@ -138,3 +139,21 @@ class Markup:
 def _unbegun(text: str) -> str:
     """Return what leads up to a reply, without a thought that is opened or skipped there."""
     return _OPENED.sub("", _SKIPPED.sub("", text)).rstrip()
+
+
+def any_of(words: Iterable[str]) -> re.Pattern[str]:
+    """Return what matches any of some words, the longest that fits; nothing if there are none."""
+    return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)")
+
+
+def until(words: re.Pattern[str], text: str) -> tuple[str, str]:
+    """Split a text where the first of some words begins, or else at its end."""
+    found = words.search(text)
+    cut = found.start() if found else len(text)
+    return text[:cut], text[cut:]
+
+
+def since(words: re.Pattern[str], text: str) -> tuple[str, str]:
+    """Split a text where the last of some words ends, or else at its beginning."""
+    cut = max((found.end() for found in words.finditer(text)), default=0)
+    return text[:cut], text[cut:]
