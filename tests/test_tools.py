@@ -149,6 +149,19 @@ def test_a_virtual_environment_is_made_once_kept_if_asked_and_removed_else(
     assert not (tmp_path / "x").exists()
 
 
+def test_the_libraries_of_pyav_get_the_names_that_others_look_for(tmp_path) -> None:
+    held = tmp_path / "lib" / "python3.11" / "site-packages" / "av.libs"
+    held.mkdir(parents=True)
+    (held / "libavcodec-5e6b81c2.so.62.28.102").write_text("codec", encoding="utf-8")
+    for _ in range(2):
+        links = venvs.Venv(tmp_path).link_ffmpeg()
+    assert {path.name for path in links.iterdir()} == {
+        "libavcodec-5e6b81c2.so.62.28.102",
+        "libavcodec.so.62",
+    }
+    assert (links / "libavcodec.so.62").read_text(encoding="utf-8") == "codec"
+
+
 def test_pip_refuses_in_its_own_words() -> None:
     command = (sys.executable, "-m", "pip", "install", "--no-index", "-q", "nonesuch-at-all")
     with pytest.raises(venvs.InstallError, match="ERROR: No matching distribution found"):

@@ -11,7 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gym_longvideo.video import FrameStatus, UnsupportedCodecError, open_video
+from gym_longvideo.video import (
+    BackendUnavailableError,
+    FrameStatus,
+    UnsupportedCodecError,
+    open_video,
+)
 
 REAL_VIDEOS = Path(__file__).parents[2] / "shared" / "data" / "videos"
 
@@ -226,22 +231,22 @@ def test_decord_is_refused_what_it_gets_wrong(library, name):
         open_video(library[name], backend="decord")
 
 
-def require_torchcodec() -> None:
+def require_torchcodec(library) -> None:
     try:
-        import torchcodec.decoders  # noqa: F401
-    except (ImportError, OSError, RuntimeError):
+        open_video(library["cfr.mp4"], backend="torchcodec").read([0.0], size=(48, 64))
+    except BackendUnavailableError:
         pytest.skip("torchcodec, PyTorch or FFmpeg is missing")
 
 
 @pytest.mark.parametrize("name", TORCHCODEC_RIGHT)
 def test_torchcodec_agrees_where_it_is_let_in(library, name):
-    require_torchcodec()
+    require_torchcodec(library)
     check_backend("torchcodec", library[name])
 
 
 @pytest.mark.parametrize("name", TORCHCODEC_WRONG)
 def test_torchcodec_is_refused_what_it_gets_wrong(library, name):
-    require_torchcodec()
+    require_torchcodec(library)
     with pytest.raises(UnsupportedCodecError, match='use backend="pyav"'):
         open_video(library[name], backend="torchcodec")
 

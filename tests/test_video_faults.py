@@ -300,3 +300,18 @@ def test_a_missing_backend_names_the_command_that_installs_it(library, monkeypat
     monkeypatch.setitem(sys.modules, f"{backend}.decoders", None)
     with pytest.raises(BackendUnavailableError, match=rf'pip install "gym-longvideo\[{backend}\]"'):
         open_video(library["cfr.mp4"], backend=backend)
+
+
+def test_torchcodec_that_finds_no_ffmpeg_at_its_first_file_is_missing_too(library, monkeypatch):
+    import sys
+    import types
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("Could not load libtorchcodec. Likely causes:\n 1. FFmpeg")
+
+    decoders = types.SimpleNamespace(VideoDecoder=refuse)
+    monkeypatch.setitem(sys.modules, "torchcodec", types.SimpleNamespace(decoders=decoders))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
+    video = open_video(library["cfr.mp4"], backend="torchcodec")
+    with pytest.raises(BackendUnavailableError, match="FFmpeg libraries of your system"):
+        video.read([0.5], size=(48, 64))

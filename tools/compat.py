@@ -153,7 +153,10 @@ def outcome(made: Venv, case: Case, report: Path) -> dict[str, int | str]:
     """Run a case's tests, and return its counts or what went wrong."""
     files = [f"tests/test_{name}.py" for name in modules(case)]
     code, printed = made.run(
-        "-m", "pytest", "-q", "-m", "not slow", f"--junitxml={report}", *files, timeout_s=1800
+        *("-m", "pytest", "-q", "-m", "not slow", f"--junitxml={report}", *files),
+        timeout_s=1800,
+        # TorchCodec wants FFmpeg of the system, which may be another or none.
+        library_path=made.link_ffmpeg() if case.tests == "backends" else None,
     )
     print(printed[-3000:] if code else printed.strip().rpartition("\n")[2], flush=True)
     if not report.exists():

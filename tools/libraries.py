@@ -3,8 +3,8 @@
     python -m tools.libraries                 # all; an hour, and some GB of downloads
     python -m tools.libraries skrl tianshou   # some; the rows of others stay as they are
 
-Each library gets a virtual environment of its own under ``build/venvs``, newest release, with the
-versions of ``constraints.txt`` where the library allows them. What does not install, fails or hangs
+Each library gets a virtual environment of its own under ``build/venvs``, with the versions of
+``constraints.txt`` where the library allows them. What does not install, fails or hangs
 is a row like any other.
 """
 
@@ -42,11 +42,12 @@ class Library:
 
 
 _TORCH = pinned("torch")
+# The newest releases, by number: left to itself, pip takes an old one that fits the constraints.
 LIBRARIES = (
-    Library("gymnasium_wrappers", "gymnasium", ("gymnasium[other]", "moviepy")),
-    Library("sb3", "stable-baselines3", (_TORCH, "stable-baselines3")),
-    Library("sb3_contrib", "sb3-contrib", (_TORCH, "sb3-contrib")),
-    Library("rl_zoo3", "rl_zoo3", (_TORCH, "rl_zoo3")),
+    Library("gymnasium_wrappers", "gymnasium", ("gymnasium[other]==1.4.0", "moviepy")),
+    Library("sb3", "stable-baselines3", (_TORCH, "stable-baselines3==2.9.2")),
+    Library("sb3_contrib", "sb3-contrib", (_TORCH, "sb3-contrib==2.9.2")),
+    Library("rl_zoo3", "rl_zoo3", (_TORCH, "rl_zoo3==2.9.2")),
     Library(
         "cleanrl",
         "cleanrl",
@@ -54,14 +55,14 @@ LIBRARIES = (
         # Its last release forbids the Pythons that this package needs.
         apart=("--no-deps", "--ignore-requires-python", "cleanrl==1.2.0"),
     ),
-    Library("tianshou", "tianshou", (_TORCH, "tianshou")),
-    Library("skrl", "skrl", (_TORCH, "skrl")),
+    Library("tianshou", "tianshou", (_TORCH, "tianshou==2.0.1")),
+    Library("skrl", "skrl", (_TORCH, "skrl==2.1.1")),
     # It imports peft and does not ask for it.
-    Library("agilerl", "agilerl", (_TORCH, "agilerl", "peft==0.21.0")),
-    Library("d3rlpy", "d3rlpy", (_TORCH, "d3rlpy")),
-    Library("minari", "minari", ("minari[hdf5,create]",)),
-    Library("torchrl", "torchrl", (_TORCH, "torchrl")),
-    Library("rllib", "ray", (_TORCH, "ray[rllib]")),
+    Library("agilerl", "agilerl", (_TORCH, "agilerl==2.58.0", "peft==0.21.0")),
+    Library("d3rlpy", "d3rlpy", (_TORCH, "d3rlpy==2.8.1")),
+    Library("minari", "minari", ("minari[hdf5,create]==0.5.4",)),
+    Library("torchrl", "torchrl", (_TORCH, "torchrl==0.14.1")),
+    Library("rllib", "ray", (_TORCH, "ray[rllib]==2.60.0")),
 )
 
 

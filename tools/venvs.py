@@ -6,6 +6,7 @@ For Linux and macOS, as the Makefile is.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -40,8 +41,15 @@ class Venv:
         """Its interpreter."""
         return str(self.path / "bin" / "python")
 
-    def run(self, *arguments: str, timeout_s: float) -> tuple[int, str]:
+    def run(
+        self, *arguments: str, timeout_s: float, library_path: Path | None = None
+    ) -> tuple[int, str]:
         """Run its interpreter in the repository's root.
+
+        Args:
+            *arguments: Arguments of the interpreter.
+            timeout_s: Seconds after which it is stopped, with all that it started.
+            library_path: Where the system looks for shared libraries first.
 
         Returns:
             The exit code, -1 if time ran out, and what it printed.
@@ -49,6 +57,8 @@ class Venv:
         command = [self.python, *arguments]
         # One thread: nets this small lose by more. No plots on screens, no telemetry.
         extra = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "WANDB_MODE": "disabled"}
+        if library_path is not None:
+            extra["LD_LIBRARY_PATH"] = str(library_path)
         with subprocess.Popen(
             command,
             cwd=ROOT,
@@ -66,6 +76,21 @@ class Venv:
                 return -1, f"stopped after {timeout_s:.0f} s"
             finally:
                 _end(process)
+
+    def link_ffmpeg(self) -> Path:
+        """Give the FFmpeg libraries in PyAV's wheel the names under which others look for them.
+
+        Returns:
+            The directory of the links; empty where PyAV's wheel has none.
+        """
+        directory = self.path / "ffmpeg"
+        directory.mkdir(exist_ok=True)
+        for library in self.path.glob("lib/python*/site-packages/av.libs/*.so.*"):
+            plain = re.sub(r"-[0-9a-f]{8}\.so\.(\d+).*", r".so.\1", library.name)
+            for name in {library.name, plain}:
+                (directory / name).unlink(missing_ok=True)
+                (directory / name).symlink_to(library)
+        return directory
 
     def versions(self, names: Sequence[str]) -> dict[str, str]:
         """Return the versions of those distributions that are installed."""

@@ -130,6 +130,8 @@ class TorchCodecVideo:
                     dimension_order="NHWC",
                 )
             except (RuntimeError, ValueError) as error:
+                if "Could not load libtorchcodec" in str(error):
+                    raise _unavailable(self._path, error) from error
                 raise VideoOpenError(
                     f'torchcodec cannot open it ({_first_line(error)}); use backend="pyav"',
                     path=self._path,
@@ -158,14 +160,19 @@ def _decoder_class(path: str) -> Any:
     try:
         from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage]
     except (ImportError, OSError, RuntimeError) as error:
-        raise BackendUnavailableError(
-            f"torchcodec cannot be imported ({_first_line(error)}); "
-            'pip install "gym-longvideo[torchcodec]" and install the FFmpeg libraries of your '
-            'system (apt install ffmpeg), or use backend="pyav"',
-            path=path,
-            backend=BACKEND,
-        ) from error
+        raise _unavailable(path, error) from error
     return VideoDecoder
+
+
+def _unavailable(path: str, error: Exception) -> BackendUnavailableError:
+    """Return what says how to get it: 0.14 and later look for FFmpeg at the first file only."""
+    return BackendUnavailableError(
+        f"torchcodec cannot be imported ({_first_line(error)}); "
+        'pip install "gym-longvideo[torchcodec]" and install the FFmpeg libraries of your '
+        'system (apt install ffmpeg), or use backend="pyav"',
+        path=path,
+        backend=BACKEND,
+    )
 
 
 def _first_line(error: BaseException) -> str:
