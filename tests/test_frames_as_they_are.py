@@ -8,7 +8,7 @@ import math
 import gymnasium as gym
 import numpy as np
 import pytest
-from agents_families import family_dir
+from agents_families import KINDS, family_dir
 from agents_training import small
 from clips import encode
 from hypothesis import given
@@ -134,9 +134,9 @@ def test_large_models_see_128_tokens_of_their_own_unit(kind, unit, monkeypatch):
     assert config.made_for().settings.max_pixels == 128 * unit * unit
 
 
-@pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl", "qwen3_5"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_families_train_and_play_with_frames_of_several_shapes(kind, films, tmp_path):
-    unit = 28 if kind == "qwen2_5_vl" else 32
+    unit = 28 if kind.startswith("qwen2") else 32
     seen = {"max_pixels": 24 * unit * unit, "pixel_unit": unit, "frame_budget": 4, "pool_size": 8}
     trainer = Trainer(
         small(
