@@ -77,7 +77,7 @@ CASES = (
     Case("SB3, newest", ("stable-baselines3", "sb3-contrib"), "learners", ("sb3",)),
     Case(
         "SB3, the minor before",
-        ("stable-baselines3~=2.8.0", "sb3-contrib~=2.8.0"),
+        ("stable-baselines3~=2.8.0", "sb3-contrib~=2.8.0", "gymnasium"),
         "learners",
         ("sb3",),
     ),
