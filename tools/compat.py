@@ -91,6 +91,7 @@ CASES = (
     Case("transformers, oldest", ("transformers==5.20.0", "tokenizers"), "models", ("agents",)),
     Case("Python 3.12", (), "environment vectors video", python="python3.12"),
     Case("Python 3.13", (), "environment vectors video", python="python3.13"),
+    Case("Python 3.13 with models", (), "models", ("agents",), python="python3.13"),
 )
 
 
