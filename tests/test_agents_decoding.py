@@ -23,7 +23,7 @@ from agents_models import (
 from transformers import GenerationConfig, TopKLogitsWarper, TopPLogitsWarper
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from agents.model.decoding import DecodeSession
+from agents.model.decoding import DecodeSession, cache_name
 from agents.model.sampling import Sampling, restrict
 from agents.trajectory import Exchange, Trajectory, rows_of
 
@@ -396,3 +396,14 @@ def test_keys_and_blocks_must_match(contexts):
     for keys, blocks in ((["a", "b"], contexts[:1]), (["a", "a"], contexts), ([], [])):
         with pytest.raises(ValueError, match=r"blocks for dialogues \[.*\]; pass at least one"):
             session.reply(keys, blocks)
+
+
+def test_the_cache_is_passed_under_the_name_that_the_model_has_for_it():
+    class Before(torch.nn.Module):
+        def forward(self, input_ids, past_key_values=None): ...
+
+    class After(torch.nn.Module):
+        def forward(self, input_ids, cache=None): ...
+
+    assert cache_name(Before()) == "past_key_values"
+    assert cache_name(After()) == "cache"

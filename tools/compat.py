@@ -77,7 +77,7 @@ CASES = (
     Case("SB3, newest", ("stable-baselines3", "sb3-contrib"), "learners", ("sb3",)),
     Case(
         "SB3, the minor before",
-        ("stable-baselines3~=2.8.0", "sb3-contrib~=2.8.0"),
+        ("stable-baselines3~=2.8.0", "sb3-contrib~=2.8.0", "gymnasium"),
         "learners",
         ("sb3",),
     ),
@@ -91,6 +91,7 @@ CASES = (
     Case("transformers, oldest", ("transformers==5.20.0", "tokenizers"), "models", ("agents",)),
     Case("Python 3.12", (), "environment vectors video", python="python3.12"),
     Case("Python 3.13", (), "environment vectors video", python="python3.13"),
+    Case("Python 3.13 with models", (), "models", ("agents",), python="python3.13"),
 )
 
 

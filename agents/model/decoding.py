@@ -9,6 +9,7 @@ new blocks are fed to them in groups of one length, and a row that has ended kee
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,6 +42,7 @@ class DecodeSession:
     ) -> None:
         self.policy, self.sampling, self.generator = policy, sampling, generator
         self.prefilled = self.decoded = 0
+        self._cache_name = cache_name(policy.language)
         self._keys: list[Any] = []
         self._memory: Memory | None = None
         self._mask = torch.zeros(0)
@@ -160,8 +162,8 @@ class DecodeSession:
             **inputs,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=memory.cache,
             use_cache=True,
+            **{self._cache_name: memory.cache},
         )
         return out.last_hidden_state[:, -1]
 
@@ -210,3 +212,12 @@ class DecodeSession:
         # The Gumbel maximum draws from the softmax, with one random number an id.
         noise = torch.rand(logits.shape, generator=self.generator, device=logits.device)
         return (kept - (-(noise.clamp_min(1e-20)).log()).log()).argmax(-1)
+
+
+def cache_name(language: nn.Module) -> str:
+    """Return how a language model calls the cache that it is given.
+
+    transformers 5.24 renamed ``past_key_values`` to ``cache``, and warns of the old name.
+    """
+    named = inspect.signature(language.forward).parameters
+    return "cache" if "cache" in named else "past_key_values"

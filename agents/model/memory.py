@@ -21,7 +21,7 @@ class Memory:
         config: Of the language model.
 
     Attributes:
-        cache: What the language model takes as ``past_key_values``.
+        cache: What the language model takes as ``cache`` or ``past_key_values``.
         recurrent: Whether some layers keep a state.
     """
 

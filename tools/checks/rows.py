@@ -112,10 +112,9 @@ class Checks:
             if (check.what, check.how) in known:
                 continue
             begun = Row(self.library, version(self.library), check.what, check.how, "failed", ENDED)
-            for row in (begun, None):
-                row = row or tried(check, begun)
-                with args.rows.open("a", encoding="utf-8") as file:
-                    file.write(row.to_json() + "\n")
+            append(args.rows, begun)
+            row = tried(check, begun)
+            append(args.rows, row)
             print(describe(row), flush=True)
 
 
@@ -145,6 +144,12 @@ def tried(check: Check, row: Row) -> Row:
         return replace(row, note="no episode ended in training")
     start, end = (round(sum(part) / few, 3) for part in (ends[:few], ends[-few:]))
     return replace(row, result="trains", note="", start=start, end=end, steps=needle.COUNT)
+
+
+def append(path: Path, row: Row) -> None:
+    """Add a row to a file of rows."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(row.to_json() + "\n")
 
 
 def read(path: Path) -> list[Row]:
