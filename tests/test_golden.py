@@ -8,10 +8,6 @@ from pathlib import Path
 import pytest
 from golden_episodes import EPISODES, KINDS, episodes, golden
 
-from benchmarks.compare import compare
-from benchmarks.runs import read_run
-from benchmarks.scores.summary import summarize
-
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -32,6 +28,9 @@ def test_the_golden_episodes_hold_every_outcome_and_every_sort_of_action() -> No
 
 def test_runs_written_before_give_the_numbers_that_they_gave() -> None:
     pytest.importorskip("torchmetrics")
+    from benchmarks.runs import read_run
+    from benchmarks.scores.summary import summarize
+
     for name in ("run-trained", "run-tiny"):
         summary = json.loads((GOLDEN / name / "summary.json").read_text())
         found = json.loads(json.dumps(summarize(read_run(GOLDEN / name))))
@@ -40,6 +39,9 @@ def test_runs_written_before_give_the_numbers_that_they_gave() -> None:
 
 def test_runs_written_before_still_compare() -> None:
     pytest.importorskip("torchmetrics")
+    from benchmarks.compare import compare
+    from benchmarks.runs import read_run
+
     before = json.loads((GOLDEN / "compare.json").read_text())
     now = compare(read_run(GOLDEN / "run-trained"), read_run(GOLDEN / "run-tiny"))
     assert json.loads(json.dumps(now)) == before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gym_longvideo.haystack import wording
-from gym_longvideo.haystack.dice import Dice
+from gym_longvideo.haystack.dice import Dice, total
 from gym_longvideo.haystack.draft import Draft
 from gym_longvideo.haystack.families.staging import choose_wording, distract
 from gym_longvideo.haystack.glyphs import KINDS
@@ -68,7 +68,7 @@ def _one_longest(dice: Dice, knobs: Knobs, scenes: int, chosen: int) -> list[flo
     longest_s = knobs.duration_s * LONGEST_STRIDES / OVERVIEW_FRAMES
     shares = [dice.unit() + 1e-3 for _ in range(scenes)]
     spare_s = knobs.duration_s - longest_s - (scenes - 1) * least_s
-    spare_s /= sum(shares)
+    spare_s /= total(shares)
     return [
         (longest_s if scene == chosen else least_s) + share * spare_s
         for scene, share in enumerate(shares)

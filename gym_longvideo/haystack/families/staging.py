@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gym_longvideo.haystack.dice import Dice
+from gym_longvideo.haystack.dice import Dice, total
 from gym_longvideo.haystack.draft import Card, Draft
 from gym_longvideo.haystack.glyphs import COLOURS, KINDS, SHAPES, Glyph
 from gym_longvideo.haystack.knobs import GAP_CELLS, Knobs
@@ -30,7 +30,7 @@ def stage(dice: Dice, knobs: Knobs, family: str, cards: int, spare_s: float = 0.
     lengths_s, scene = cut_scenes(dice, knobs.duration_s, knobs.scenes, depth, needed_s)
     room_s = lengths_s[scene] - 2 * knobs.guard_s - used_s
     if knobs.within is None:
-        wanted_s = depth * knobs.duration_s - sum(lengths_s[:scene]) - used_s / 2 - knobs.guard_s
+        wanted_s = depth * knobs.duration_s - total(lengths_s[:scene]) - used_s / 2 - knobs.guard_s
         lead_s = min(max(wanted_s, 0.0), room_s)
     else:
         lead_s = room_s * dice.between(*knobs.within)
