@@ -44,12 +44,15 @@ def test_tasks_are_the_same_whether_or_not_python_makes_up_for_rounding(monkeypa
         exact = any(isinstance(value, float) for value in values)
         return start + (math.fsum(values) if exact else int(math.fsum(values)))
 
-    for knobs in ({}, {"families": "holistic"}, {"scenes": 9}):
-        before = [HaystackSuite("val", **knobs)[index] for index in range(48)]
-        with monkeypatch.context() as patched:
-            patched.setattr(builtins, "sum", compensated)
-            after = [HaystackSuite("val", **knobs)[index] for index in range(48)]
-        assert after == before
+    built = {}
+    for add in (sum, compensated):
+        monkeypatch.setattr(builtins, "sum", add)
+        monkeypatch.setattr("gym_longvideo.haystack.suite._built", {})  # or the first are kept
+        for families in ("all", "holistic"):
+            suite = HaystackSuite("train", families=families)
+            built.setdefault(families, []).append([suite[index] for index in range(400)])
+    for families, (before, after) in built.items():
+        assert after == before, families
 
 
 def test_ids_lead_back_to_their_tasks_and_unknown_ids_are_refused():
