@@ -36,6 +36,17 @@ PPO_SETTINGS: dict[str, Any] = {
     "seed": 0,
     "device": "cpu",
 }
+DQN_SETTINGS: dict[str, Any] = {
+    "buffer_size": 10_000,
+    "learning_starts": 500,
+    "learning_rate": 1e-3,
+    "train_freq": 4,
+    "gradient_steps": 8,
+    "target_update_interval": 200,
+    "gamma": 1.0,
+    "seed": 0,
+    "device": "cpu",
+}
 
 
 def vector(make: Callable[[], gym.Env] = needle.make, count: int = 16) -> VecEnv:
@@ -88,16 +99,8 @@ def dqn() -> None:
     DQN(
         "MultiInputPolicy",
         vector(needle.discrete, 8),
-        buffer_size=10_000,
-        learning_starts=500,
-        learning_rate=1e-3,
-        train_freq=4,
-        gradient_steps=8,
-        target_update_interval=200,
-        gamma=1.0,
         policy_kwargs=READING,
-        seed=0,
-        device="cpu",
+        **DQN_SETTINGS,
     ).learn(needle.steps(0.5))
 
 

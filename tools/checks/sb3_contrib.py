@@ -6,7 +6,7 @@ from sb3_contrib import ARS, QRDQN, TRPO, MaskablePPO, RecurrentPPO
 
 from tools.checks import needle
 from tools.checks.rows import Checks
-from tools.checks.sb3 import PPO_SETTINGS, READING, vector
+from tools.checks.sb3 import DQN_SETTINGS, PPO_SETTINGS, READING, vector
 
 check = Checks("sb3-contrib")
 
@@ -46,18 +46,10 @@ def quantiles() -> None:
     QRDQN(
         "MultiInputPolicy",
         vector(needle.discrete, 8),
-        buffer_size=10_000,
-        learning_starts=500,
-        learning_rate=1e-3,
-        train_freq=4,
-        gradient_steps=8,
-        target_update_interval=200,
         exploration_fraction=0.3,
         exploration_final_eps=0.05,
-        gamma=1.0,
         policy_kwargs={**READING, "n_quantiles": 25},
-        seed=0,
-        device="cpu",
+        **DQN_SETTINGS,
     ).learn(needle.steps(0.5))
 
 
