@@ -29,6 +29,7 @@ from gym_longvideo.suite import is_annotation, named_split
 from gym_longvideo.wrappers import TextProtocol
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+Compute = Literal["auto", "float32", "bfloat16"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
 Preset = Literal["tiny", "recommended", "paper"]
 
@@ -81,6 +82,11 @@ class TrainConfig:
         seed: Of weights, tasks and replies.
         device: "auto", "cpu", "cuda", "cuda:1".
         dtype: Of the weights; "auto" is bfloat16 under adapters on a GPU, else float32.
+        compute: Number format of the passes where all weights are trained; "auto" is bfloat16 on a
+            GPU, else float32. The weights that are trained, their gradients and the sums of these
+            stay in single precision.
+        shard: Processes that hold one copy of the weights together, each a part of every tensor; 0
+            for all of a machine, 1 for a whole copy in each process.
         attention: Of language model and vision tower: "auto" (sdpa, where the tower is on a CPU
             eager there), "sdpa", "eager", or "flash_attention_2", which needs a GPU and the package
             flash-attn and has not been run on one yet.
@@ -122,6 +128,8 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     dtype: Dtype = "auto"
+    compute: Compute = "auto"
+    shard: int = 0
     attention: Attention = "auto"
     tf32: bool = True
     threads: int = 0
@@ -131,6 +139,7 @@ class TrainConfig:
             ("lora_rank", 0), ("max_new_tokens", 1), ("bonus_patience", 1), ("batch", 1),
             ("envs", 0), ("iterations", 0), ("eval_every", 0), ("eval_episodes", 1),
             ("samples", 0), ("save_every", 0), ("keep", 1), ("seed", 0), ("threads", 0),
+            ("shard", 0),
         ):  # fmt: skip
             checks.keep_whole(self, name, least)
         checks.number("seconds", self.seconds, 0)
@@ -155,6 +164,7 @@ class TrainConfig:
             raise ValueError("iterations=0 and seconds=0.0 would never end; set one of them")
         checks.choice("preset", self.preset, get_args(Preset))
         checks.choice("dtype", self.dtype, get_args(Dtype))
+        checks.choice("compute", self.compute, get_args(Compute))
         checks.choice("attention", self.attention, get_args(Attention))
         if self.lora_rank:
             LoRA(self.lora_rank, self.lora_alpha)

@@ -7,11 +7,13 @@ more stable for "recommended".
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from agents.losses import Aggregation
 from agents.model.critic import CriticKind
 from gym_longvideo import checks
+
+Optimizer = Literal["adamw", "adamw8bit"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class PPOConfig:
         entropy_coef: Weight of the entropy bonus.
         epochs: Passes over a batch.
         minibatch: Episodes of an optimiser step, over all processes.
+        optimizer: "adamw", or "adamw8bit" (needs torchao), whose two moments take a byte each.
         actor_lr: Learning rate of the policy.
         critic_lr: Learning rate of the critic.
         critic_warmup: Batches in which only the critic learns.
@@ -59,6 +62,7 @@ class PPOConfig:
     entropy_coef: float = 0.0
     epochs: int = 1
     minibatch: int = 8
+    optimizer: Optimizer = "adamw"
     actor_lr: float = 1e-6
     critic_lr: float = 1e-5
     critic_warmup: int = 10
@@ -93,6 +97,7 @@ class PPOConfig:
         checks.keep_whole(self, "history", 0, optional=True)
         checks.choice("aggregation", self.aggregation, get_args(Aggregation))
         checks.choice("critic", self.critic, get_args(CriticKind))
+        checks.choice("optimizer", self.optimizer, get_args(Optimizer))
 
 
 PRESETS: dict[str, PPOConfig] = {
