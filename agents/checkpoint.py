@@ -42,7 +42,8 @@ from agents.keeping.saved import (
     read_state,
     step_of,
 )
-from agents.model.policy import ACTOR, MLLMPolicy, load_whole, refuse_keys
+from agents.model.policy import ACTOR, MLLMPolicy, load_whole
+from agents.model.weights import refuse_keys
 from agents.ppo import PPOLearner
 from agents.source import MADE_FOR_FILE, made_for_of_state
 from gym_longvideo.files import reason, write_whole

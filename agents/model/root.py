@@ -1,0 +1,34 @@
+"""Root: modules under which anything may run, and copies of modules that hold no weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Root(nn.ModuleDict):
+    """Modules that a function runs, with all that has to happen before and after.
+
+    Called with a function and its arguments, it returns what the function returns. Where the
+    modules are sharded their weights are gathered for as long as that takes, and once more for the
+    backward pass; see ``agents.sharding``.
+    """
+
+    def forward(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Call the function."""
+        return function(*args, **options)
+
+
+def hollow_copy(module: M) -> M:
+    """Return a copy of a module whose weights are laid out, take no memory and are frozen."""
+    hollow = {
+        id(each): nn.Parameter(torch.empty_like(each, device="meta"), requires_grad=False)
+        for each in module.parameters()
+    }
+    return copy.deepcopy(module, hollow)  # type: ignore[arg-type]
