@@ -34,3 +34,22 @@ def make_optimizer(
             "torchao, or use 'adamw'"
         ) from error
     return AdamW8bit(parameters, **options)
+
+
+def remember(optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimiser make what it remembers of each parameter, to be written over.
+
+    It does so in its first step only, so it takes one that moves nothing.
+    """
+    if optimizer.state:
+        return
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        # Of eight-bit AdamW a rate is a tensor, because its step is compiled.
+        group["lr"] = group["lr"] * 0
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate

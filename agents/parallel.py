@@ -60,6 +60,7 @@ class Processes:
         rank: Of this process.
         size: How many there are.
         local_size: How many of them are on this machine.
+        agreed: Whether an error was raised in all of them together, by ``agree`` or ``by_main``.
         device: Of this process.
 
     Raises:
@@ -70,6 +71,7 @@ class Processes:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.size)))
+        self.agreed = False
         if device == "auto":
             asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
             device = "cuda" if torch.cuda.is_available() and not asked else "cpu"
@@ -89,7 +91,8 @@ class Processes:
         if self.size > 1:
             dist.init_process_group(backend, timeout=PATIENCE)
         else:
-            dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
+            store = dist.HashStore()  # type: ignore[attr-defined]
+            dist.init_process_group(backend, rank=0, world_size=1, store=store)
 
     @property
     def main(self) -> bool:
@@ -142,6 +145,7 @@ class Processes:
                 found = None, error
         value, error = self.gather(found)[0]
         if error is not None:
+            self.agreed = True
             raise error
         return value
 
@@ -160,6 +164,7 @@ class Processes:
             ProcessError: If only other processes failed.
         """
         if self.total(error is not None)[0]:
+            self.agreed = True
             raise error or ProcessError(
                 "another process of this run failed; its own output says why"
             )

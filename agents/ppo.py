@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -370,6 +370,27 @@ class PPOLearner:
             metrics["ref_kl"] = kl / count
         return metrics
 
+    def tensors(self, *, frozen: bool = False) -> dict[str, torch.Tensor]:
+        """Return every tensor that learning moves, by names that do not change.
+
+        That is weights, and what the optimisers remember of each ("NAME/exp_avg") as soon as they
+        do. Sharded ones are given as they are.
+
+        Args:
+            frozen: Add the policy's weights that are not trained.
+        """
+        named = [
+            *self.policy.base.named_parameters(),
+            *((f"critic.{name}", p) for name, p in self.critic.named_parameters()),
+        ]
+        moved = {id(p) for p in (*self.actor_parameters, *self.critic_parameters)}
+        found = {name: p.detach() for name, p in named if frozen or id(p) in moved}
+        for optimizer in (self.actor_optimizer, self.critic_optimizer):
+            for name, p in named:
+                remembered = optimizer.state.get(p, {})
+                found |= {f"{name}/{key}": value for key, value in remembered.items()}
+        return found
+
     def state_dict(self) -> dict[str, Any]:
         """Return all that a checkpoint must hold beside the policy's weights."""
         return {
@@ -377,9 +398,19 @@ class PPOLearner:
             "actor_optimizer": self.actor_optimizer.state_dict(),
             "critic_optimizer": self.critic_optimizer.state_dict(),
             "reference": None if self.reference is None else self.reference.state_dict(),
-            "bonus": None if self.bonus is None else self.bonus.state_dict(),
-            "step": self.step,
+            **self.counts(),
         }
+
+    def counts(self) -> dict[str, Any]:
+        """Return what a run must hold to go on, beside tensors."""
+        bonus = None if self.bonus is None else self.bonus.state_dict()
+        return {"bonus": bonus, "step": self.step}
+
+    def load_counts(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``counts`` returned."""
+        if self.bonus is not None and state["bonus"] is not None:
+            self.bonus.load_state_dict(state["bonus"])
+        self.step = int(state["step"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
@@ -395,9 +426,7 @@ class PPOLearner:
                 group["lr"], group["weight_decay"] = lr, decay
         if self.reference is not None and state["reference"] is not None:
             self.reference.load_state_dict(state["reference"])
-        if self.bonus is not None and state["bonus"] is not None:
-            self.bonus.load_state_dict(state["bonus"])
-        self.step = int(state["step"])
+        self.load_counts(state)
 
 
 def _check_precision(name: str, parameters: Sequence[nn.Parameter], lr: float, remedy: str) -> None:

@@ -114,7 +114,8 @@ class Sharding:
         trunk: Any = getattr(critic, "trunk", None)
         roots = [root for root in (policy.root, trunk, reference) if root is not None]
         for root in roots:
-            _shard(root, root["language"].layers, mesh, compute)
+            language: Any = root["language"]
+            _shard(root, language.layers, mesh, compute)
         _shard(critic.get_submodule("head"), (), mesh, None)
         if not policy.train_vision:
             _shard(visual, (), mesh, None)
@@ -135,7 +136,7 @@ class Sharding:
         base, device = policy.base, policy.device
         names = [name for name, _ in base.named_parameters() if ".lora_" not in name]
         places = WeightFiles(base.name_or_path).named(
-            (name.replace(".base_layer", "") for name in names), base._tied_weights_keys or ()
+            (name.replace(".base_layer", "") for name in names), policy.tied
         )
         towers = [] if policy.train_vision else [Root({"visual": base.model.visual})]
         prefixes = {"language": "model.language_model.", "head": "lm_head.",

@@ -228,6 +228,15 @@ class MLLMPolicy:
         """Number format of log-probabilities and values: float32, of a float64 model float64."""
         return torch.promote_types(self.head.weight.dtype, torch.float32)
 
+    @property
+    def tied(self) -> list[str]:
+        """Names under which files may hold a weight of the model once more."""
+        return (
+            list(self.base._tied_weights_keys or ())
+            if self.head.weight is (self.language.get_input_embeddings().weight)
+            else []
+        )
+
     def check(self) -> None:
         """Compare this policy with its model, see ``check_fidelity``.
 
@@ -421,7 +430,13 @@ class MLLMPolicy:
                 nn.init.kaiming_uniform_(drawn, a=math.sqrt(5))
             module.weight = nn.Parameter(drawn.to(self.device, self.precision))
 
-    def save_pretrained(self, directory: str | Path, sampling: Sampling | None = None) -> None:
+    def save_pretrained(
+        self,
+        directory: str | Path,
+        sampling: Sampling | None = None,
+        *,
+        but_weights: torch.dtype | None = None,
+    ) -> None:
         """Write what ``from_pretrained`` loads; with LoRA the adapter, in ``actor/``.
 
         Whoever loads it by other means, a server too, shows it the same pixels and draws its
@@ -431,11 +446,17 @@ class MLLMPolicy:
         Args:
             directory: Where to.
             sampling: How its replies are drawn.
+            but_weights: Write everything but weights, which will be added in this number format.
         """
         if self.peft is not None:
-            self.peft.save_pretrained(str(directory), selected_adapters=[ACTOR])
-        else:
+            none = {} if but_weights is None else {"state_dict": {}}
+            self.peft.save_pretrained(str(directory), selected_adapters=[ACTOR], **none)
+        elif but_weights is None:
             self.base.save_pretrained(str(directory))
+        else:
+            config = copy.deepcopy(self.base.config)
+            config.dtype, config.architectures = but_weights, [type(self.base).__name__]
+            config.save_pretrained(str(directory))
         self.codec.tokenizer.save_pretrained(str(directory))
         self._image_processor().save_pretrained(str(directory))
         drawn = sampling or Sampling()

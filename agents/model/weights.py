@@ -180,7 +180,7 @@ def _read(place: Place, first: int, into: torch.Tensor) -> None:
 
 
 def _read_into(stream: Any, target: torch.Tensor, place: Place) -> None:
-    view, done = memoryview(target.numpy()), 0
+    view, done = target.numpy().data, 0
     while done < len(view):
         count = stream.readinto(view[done:])
         if not count:
