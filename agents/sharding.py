@@ -106,9 +106,9 @@ class Sharding:
         if not policy.train_vision:
             if compute is not None:
                 visual.to(compute)
-            self._tower = Whole(visual)
+            self._tower = Whole(visual, policy.device)
             policy.encoder.visual = self._tower.modules
-        self._whole = Whole(policy.root, compute)
+        self._whole = Whole(policy.root, policy.device, compute)
         empty = policy.is_empty
         mesh = self._make_mesh()
         trunk: Any = getattr(critic, "trunk", None)
@@ -178,14 +178,17 @@ class Whole:
 
     Args:
         modules: Not sharded yet.
+        device: Of the copy.
         dtype: Number format of the copy; None for that of the weights.
 
     Attributes:
         modules: The copy.
     """
 
-    def __init__(self, modules: nn.Module, dtype: torch.dtype | None = None) -> None:
-        self.modules: Any = hollow_copy(modules)
+    def __init__(
+        self, modules: nn.Module, device: torch.device, dtype: torch.dtype | None = None
+    ) -> None:
+        self.modules: Any = hollow_copy(modules, device)
         self._dtype = dtype
         self._users = 0
 

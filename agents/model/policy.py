@@ -455,7 +455,9 @@ class MLLMPolicy:
             self.base.save_pretrained(str(directory))
         else:
             config = copy.deepcopy(self.base.config)
-            config.dtype, config.architectures = but_weights, [type(self.base).__name__]
+            config.architectures = [type(self.base).__name__]
+            for each in (config, *(getattr(config, name) for name in config.sub_configs)):
+                each.dtype = but_weights
             config.save_pretrained(str(directory))
         self.codec.tokenizer.save_pretrained(str(directory))
         self._image_processor().save_pretrained(str(directory))

@@ -25,10 +25,16 @@ class Root(nn.ModuleDict):
         return function(*args, **options)
 
 
-def hollow_copy(module: M) -> M:
-    """Return a copy of a module whose weights are laid out, take no memory and are frozen."""
+def hollow_copy(module: M, device: torch.device) -> M:
+    """Return a copy of a module whose weights are laid out, take no memory and are frozen.
+
+    Args:
+        module: Its weights may be laid out only, too.
+        device: Where tensors that are no weights go.
+    """
     hollow = {
         id(each): nn.Parameter(torch.empty_like(each, device="meta"), requires_grad=False)
         for each in module.parameters()
     }
-    return copy.deepcopy(module, hollow)  # type: ignore[arg-type]
+    copied = copy.deepcopy(module, hollow)  # type: ignore[arg-type]
+    return copied._apply(lambda t: t if t.is_meta else t.to(device))
