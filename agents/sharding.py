@@ -101,11 +101,14 @@ class Sharding:
         self._policy = policy
         compute = None if policy.lora is not None else self.compute
         visual = policy.base.model.visual
-        if reference is not None and compute is not None:
-            reference.to(compute)
+        if compute is not None:
+            frozen = [reference, None if policy.train_vision else visual]
+            for weight in (
+                p for module in frozen if module is not None for p in module.parameters()
+            ):
+                # Not module.to: positions are worked out from tensors that are no weights.
+                weight.data = weight.data.to(compute)
         if not policy.train_vision:
-            if compute is not None:
-                visual.to(compute)
             self._tower = Whole(visual, policy.device)
             policy.encoder.visual = self._tower.modules
         self._whole = Whole(policy.root, policy.device, compute)
