@@ -92,8 +92,8 @@ class Sharding:
             reference: The frozen copy, if there is one.
 
         Raises:
-            ValueError: If the weights of an empty policy cannot be read, or it would run its model
-                otherwise than the model runs itself.
+            ValueError: If the weights of an empty policy cannot be read. Whether it runs its model
+                as the model runs itself is not asked, because that is a pass; see ``check``.
         """
         if not self.on:
             return
@@ -150,6 +150,13 @@ class Sharding:
                 tied = part == "head" and f"{prefixes[part]}weight" not in places
                 if not tied:
                     fill(module, prefixes[part], places)
+
+    def check(self, policy: MLLMPolicy) -> None:
+        """Compare a policy that was empty with its model; all processes must do so together.
+
+        Raises:
+            ValueError: If it would run the model otherwise than the model runs itself.
+        """
         with self.seeing():
             policy.check()
 

@@ -125,12 +125,9 @@ def batch_of(policy: MLLMPolicy) -> list[Any]:
 def learned(case: Case, processes: Processes) -> dict[str, Any]:
     """Learn from this process's share; return the first gradients, the last weights, metrics."""
     policy = policy_of(case, case.empty and processes.size > 1)
-    learner = PPOLearner(
-        policy,
-        config_of(case),
-        processes=processes,
-        sharding=Sharding(processes, case.shard, case.compute),
-    )
+    sharding = Sharding(processes, case.shard, case.compute)
+    learner = PPOLearner(policy, config_of(case), processes=processes, sharding=sharding)
+    sharding.check(policy)
     first: dict[str, list[torch.Tensor]] = {}
     for name in ("actor", "critic"):
         optimizer, parameters = (
