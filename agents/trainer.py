@@ -23,9 +23,9 @@ from agents.checkpoint import Checkpoints
 from agents.config import TrainConfig
 from agents.curriculum import RetrievalBonus
 from agents.evaluation import Evaluation, Tally, evaluation_tasks
-from agents.interrupts import Interrupts, Stopped
 from agents.keeping.directory import Hold, claim
 from agents.keeping.divergence import not_finite, refuse
+from agents.keeping.interrupts import Interrupts, Stopped
 from agents.keeping.keeper import Keeper
 from agents.keeping.saved import CheckpointError
 from agents.keeping.undo import Undo

@@ -137,7 +137,7 @@ def test_ctrl_c_in_a_rollout_gives_it_up_and_the_run_goes_on_as_if_nothing_had_b
 def test_a_second_ctrl_c_ends_the_process_at_once():
     code = (
         "import os, signal, time\n"
-        "from agents.interrupts import Interrupts\n"
+        "from agents.keeping.interrupts import Interrupts\n"
         "with Interrupts() as wish:\n"
         "    for pause in (0, 0, 1.1):\n"
         "        time.sleep(pause)\n"
