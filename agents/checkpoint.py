@@ -35,7 +35,7 @@ from safetensors.torch import save_file
 from agents.config import TrainConfig
 from agents.keeping.draft import Draft
 from agents.keeping.fingerprint import fingerprint_of_policy
-from agents.keeping.restoring import check_fingerprint, exported_names, load_weights, restore
+from agents.keeping.restoring import check_fingerprint, exported_names, load_weights
 from agents.keeping.saved import (
     FORMAT,
     CheckpointError,
@@ -54,8 +54,6 @@ from agents.source import MADE_FOR_FILE, made_for_of_state
 from gym_longvideo.files import reason
 from gym_longvideo.suite import is_annotation
 from gym_longvideo.version import __version__
-
-__all__ = ["Checkpoints", "config_of", "load_policy", "load_weights", "restore"]
 
 
 class Checkpoints:

@@ -14,7 +14,9 @@ from transformers import AutoImageProcessor, GenerationConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from agents import checkpoint
-from agents.checkpoint import CheckpointError, Checkpoints, find, load_policy
+from agents.checkpoint import Checkpoints, load_policy
+from agents.keeping import draft
+from agents.keeping.saved import CheckpointError, find
 from agents.model import tiny
 from agents.model.policy import MLLMPolicy
 from agents.model.sampling import Sampling
@@ -114,7 +116,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_half_written(
     elif stage == "state":
         monkeypatch.setattr(type(trainer.config), "to_json", full_disk)
     elif stage == "flush":
-        monkeypatch.setattr(checkpoint, "_sync", full_disk)
+        monkeypatch.setattr(draft, "_sync", full_disk)
     else:
         monkeypatch.setattr(os, "replace", full_disk)
     trainer.step = trainer.learner.step = 1

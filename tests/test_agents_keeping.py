@@ -19,9 +19,9 @@ from agents_models import model_dir
 from agents_training import ENV, SUITE, Loose, differing, metrics_of, small, state_of, trained
 from benchmark_runs import make_card
 
-from agents import interrupts, train
+from agents import train
 from agents.checkpoint import CheckpointError, config_of, find, load_policy
-from agents.keeping import undo
+from agents.keeping import interrupts, undo
 from agents.keeping.directory import Hold, RunError, claim
 from agents.keeping.divergence import MOST_LOST, DivergedError
 from agents.keeping.saved import DamagedCheckpoint, newest_intact

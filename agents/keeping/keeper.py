@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agents.checkpoint import Checkpoints, restore
+from agents.checkpoint import Checkpoints
 from agents.config import TrainConfig
 from agents.keeping.divergence import DivergedError
 from agents.keeping.fingerprint import fingerprint_of
+from agents.keeping.restoring import restore
 from agents.keeping.saved import CheckpointError, checkpoints
 from agents.parallel import Processes
 from agents.ppo import PPOLearner
