@@ -32,6 +32,7 @@ from agents.losses import (
     entropy_loss,
     token_weights,
 )
+from agents.minibatches import Minibatches, by_process
 from agents.model.critic import Critic
 from agents.model.policy import MLLMPolicy
 from agents.model.rows import Row, micro_batches
@@ -52,6 +53,7 @@ class PPOLearner:
 
     Attributes:
         step: Batches learned from.
+        minibatches: How a batch is cut, see ``agents.minibatches``.
 
     Raises:
         ValueError: If weights that are to be trained are in less than single precision.
@@ -81,6 +83,7 @@ class PPOLearner:
             self.critic_parameters, lr=config.critic_lr, **adamw
         )
         self.seed, self.step = seed, 0
+        self.minibatches: Minibatches = by_process
         self._lost = LostUpdates()
         # Without adapters to switch off, the reference is a copy.
         self.reference: Any = None
@@ -181,16 +184,14 @@ class PPOLearner:
 
     def _optimise(self, batch: Experience) -> dict[str, float]:
         config = self.config
-        count = len(batch.mask)
-        steps = max(1, math.ceil(self._most(count) * self.processes.size / config.minibatch))
-        rng = np.random.default_rng([self.seed, self.step, self.processes.rank])
+        cut = self.minibatches(
+            batch.batch_places, config.minibatch, (self.seed, self.step), self.processes
+        )
         critic_epochs = config.critic_epochs or config.epochs
         of_steps: dict[str, list[float]] = {}
         stopped = self.step < config.critic_warmup
         for epoch in range(max(config.epochs, critic_epochs)):
-            order = rng.permutation(count)
-            for part in np.array_split(order, steps):
-                chosen = np.sort(part)
+            for chosen in next(cut):
                 if epoch < critic_epochs:
                     _append(of_steps, self.critic_step(batch, chosen))
                 if epoch < config.epochs and not stopped:
@@ -204,10 +205,6 @@ class PPOLearner:
         if "ratio_max" in of_steps:
             metrics["ratio_max"] = self.processes.largest(max(of_steps["ratio_max"]))
         return metrics
-
-    def _most(self, count: int) -> int:
-        """Return the largest number of episodes that a process has; all must step together."""
-        return count if self.processes.size == 1 else int(self.processes.largest(count))
 
     def actor_step(self, batch: Experience, chosen: np.ndarray) -> dict[str, float]:
         """Take one clipped policy step on some episodes of a batch (by index)."""

@@ -90,8 +90,9 @@ def state_of(trainer: Trainer) -> dict[str, torch.Tensor]:
     for name in ("actor", "critic"):
         state = getattr(learner, f"{name}_optimizer").state_dict()["state"]
         tensors |= {f"{name}.{i}.{k}": v for i, each in state.items() for k, v in each.items()}
-    tensors["generator"] = trainer.generator.get_state()
-    tensors["order"] = torch.tensor([trainer.order.count, *trainer.pending, learner.step])
+    dealt = trainer.dealing.state()  # of a run that began on one process
+    tensors["generator"] = dealt["generator"]
+    tensors["order"] = torch.tensor([dealt["count"], *dealt["pending"], learner.step])
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
