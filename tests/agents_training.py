@@ -45,7 +45,7 @@ class Loose(Tags):
 
 def small(out: Path, **changes: Any) -> TrainConfig:
     """Return a configuration that trains in well under a second an iteration."""
-    ppo = replace(PRESETS["tiny"], beta=0.05, minibatch=2, **changes.pop("ppo", {}))
+    ppo = replace(PRESETS["tiny"], **{"beta": 0.05, "minibatch": 2, **changes.pop("ppo", {})})
     settings: dict[str, Any] = {
         "model": str(model_dir()),
         "ppo": ppo,
@@ -100,3 +100,14 @@ def differing(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) ->
     """Return the names of tensors that are not the same, bit by bit."""
     assert ours.keys() == theirs.keys()
     return [name for name in ours if not torch.equal(ours[name], theirs[name])]
+
+
+def are_same(ours: Any, theirs: Any) -> bool:
+    """Return whether nested values are the same, tensors bit by bit."""
+    if isinstance(ours, torch.Tensor):
+        return torch.equal(ours, theirs)
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(are_same(ours[k], theirs[k]) for k in ours)
+    if isinstance(ours, list):
+        return len(ours) == len(theirs) and all(map(are_same, ours, theirs))
+    return ours == theirs
