@@ -8,11 +8,9 @@ The path of a training run:
     command.py        options from a dataclass, configurations from a file, errors in a line
     config.py         TrainConfig: everything that a run depends on
     trainer.py        Trainer: collect, learn, log; evaluate and save now and then
-    dealing.py        Dealing: which episodes a process plays, with which random numbers
     rollout.py        RolloutCollector: dialogues with many environments at once
     trajectory.py     Trajectory: a dialogue as it was sampled and as it is trained on
     ppo.py            PPOLearner: a batch of episodes in, better weights out
-    minibatches.py    which episodes make which step of the optimisers
     experience.py     a batch of episodes as tensors, from the dialogues to the advantages
     ppo_config.py     PPOConfig and the presets
     advantages.py     rewards on tokens, turn-aware GAE, whitening: pure
@@ -24,7 +22,8 @@ The model is a wing of its own, ``agents/model``; see there. The tiny one that i
     pretrain_tiny.py  how its weights were made; they lie in weights/tiny
     lessons.py        what they were taught: dialogues with a teacher's replies
 
-So is what keeps a run from being lost, ``agents/keeping``. What a run leaves behind:
+So are what deals batches out to processes, ``agents/dealing``, and what keeps a run from being
+lost, ``agents/keeping``. What a run leaves behind:
 
     evaluation.py     Evaluation: what episodes say about a policy
     confidence.py     Wilson's and Newcombe's intervals of proportions

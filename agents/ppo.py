@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from agents.curriculum import RetrievalBonus
+from agents.dealing.minibatches import Minibatches, by_process
 from agents.experience import Experience, credit, lay_out, score
 from agents.keeping.divergence import LostUpdates, not_finite, refuse
 from agents.losses import (
@@ -32,7 +33,6 @@ from agents.losses import (
     entropy_loss,
     token_weights,
 )
-from agents.minibatches import Minibatches, by_process
 from agents.model.critic import Critic
 from agents.model.policy import MLLMPolicy
 from agents.model.rows import Row, micro_batches
@@ -53,7 +53,7 @@ class PPOLearner:
 
     Attributes:
         step: Batches learned from.
-        minibatches: How a batch is cut, see ``agents.minibatches``.
+        minibatches: How a batch is cut, see ``agents.dealing.minibatches``.
 
     Raises:
         ValueError: If weights that are to be trained are in less than single precision.

@@ -22,7 +22,7 @@ import torch
 from agents.checkpoint import Checkpoints
 from agents.config import TrainConfig
 from agents.curriculum import RetrievalBonus
-from agents.dealing import deal_out
+from agents.dealing.deal import deal_out
 from agents.evaluation import Evaluation, Tally, evaluation_tasks
 from agents.interrupts import Interrupts, Stopped
 from agents.keeping.directory import Hold, claim
@@ -129,7 +129,7 @@ class Trainer:
         ]
         self.collector = collectors[0]
         self.examiner = collectors[1] if config.eval_every else None
-        workers = self.keeper.resume(resumed) if resumed is not None else []
+        workers = self.keeper.resume(resumed) if resumed is not None else None
         self.dealing = deal_out(
             _suite_size(self.collector),
             config.batch,

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.dealing import ByPlace, ByProcess, deal_out
-from agents.minibatches import by_place, by_process
+from agents.dealing.deal import ByPlace, ByProcess, deal_out
+from agents.dealing.minibatches import by_place, by_process
+from agents.keeping.saved import CheckpointError
 from agents.parallel import Processes
 from agents.rollout import TrainingOrder
 
@@ -32,7 +33,7 @@ class Peer(Processes):
         return float(max(map(len, self.everyones)))
 
 
-def dealings(count, batch, workers=(), size=11, seed=3):
+def dealings(count, batch, workers=None, size=11, seed=3):
     return [deal_out(size, batch, seed, Peer(rank, count), CPU, workers) for rank in range(count)]
 
 
@@ -95,7 +96,7 @@ def test_a_run_goes_on_with_the_next_tasks_on_any_number_of_processes(before, ca
         assert isinstance(resumed[0], ByPlace if placed else ByProcess)
         again = dealings(1, 5, kept(resumed))
         assert isinstance(again[0], ByPlace if placed else ByProcess)
-        said = "the run was on 1 process and goes on with" in caplog.text
+        said = f"of the run until now: 1, from here on: {after}; so its random" in caplog.text
         assert said == (before == 1 and after > 1)
 
 
@@ -167,6 +168,22 @@ def test_a_run_of_before_on_as_many_processes_goes_on_with_streams_of_their_own(
         dealt = dealings(count, 4, before)
         assert isinstance(dealt[0], ByPlace) and dealt[0].minibatches is by_place
         assert [tasks_of(dealt), tasks_of(dealt)] == expected[1:]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda states: [], r"holds \[\] of its 0 processes"),
+        (lambda states: [*states, {"count": 1}], r"\['count'\], \['counts', 'pending', 'start'\]"),
+        (
+            lambda states: [{**each, "lanes": 2} for each in states],
+            r"'lanes', .* cannot go on from",
+        ),
+    ],
+)
+def test_what_no_version_kept_is_refused(spoil, says):
+    with pytest.raises(CheckpointError, match=says):
+        dealings(2, 4, spoil(kept(dealings(2, 4))))
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -1,12 +1,12 @@
-"""Dealing: which episodes of a batch a process plays and learns, and with which random numbers.
+"""Deal: which episodes of a batch a process plays and learns, and with which random numbers.
 
 The episodes of an iteration have places, 0 to batch - 1, and of P processes the r-th has every
 place p with p % P == r. A run that began on several processes is dealt out ``ByPlace`` for good:
 whatever is random depends on the place and not on who has it, so that the run is the same, up to
 rounding, on any number of processes, and may go on from a checkpoint on another number. A run that
-began on one process, as all runs of earlier versions, is dealt out ``ByProcess``: it draws from one
-stream. It remains so until it goes on with another number of processes; then it is dealt out by
-place from there on.
+began on one process, or in an earlier version, is dealt out ``ByProcess``: each process draws from
+one stream. It remains so until it goes on with another number of processes; from there on it is
+dealt out by place.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents import minibatches
-from agents.minibatches import Minibatches
+from agents.dealing import minibatches
+from agents.dealing.minibatches import Minibatches
+from agents.keeping.saved import CheckpointError
 from agents.parallel import Processes
 from agents.rollout import TrainingOrder
 
@@ -33,7 +34,7 @@ def deal_out(
     seed: int,
     processes: Processes,
     device: torch.device,
-    workers: Sequence[dict[str, Any]] = (),
+    workers: Sequence[dict[str, Any]] | None = None,
 ) -> Dealing:
     """Return how a run is dealt out.
 
@@ -43,19 +44,22 @@ def deal_out(
         seed: Of tasks and replies.
         processes: All that play.
         device: Where replies are drawn.
-        workers: What the processes of a run that goes on kept, by rank; none for a run that begins.
+        workers: What the processes of a run that goes on kept, by rank; None for one that begins.
+
+    Raises:
+        CheckpointError: If they kept anything else than what is kept here.
     """
-    placed = bool(workers) and "counts" in workers[0]
-    before = max(1, len(workers))
-    same = not placed and processes.size == before
-    dealing = (ByProcess if same else ByPlace)(size, batch, seed, processes, device)
-    if workers:
+    before = ByProcess if workers is None else _kind_of(workers)
+    alike = processes.size == (1 if workers is None else len(workers))
+    kind = ByProcess if alike and before is ByProcess else ByPlace
+    dealing = kind(size, batch, seed, processes, device)
+    if workers is not None:
         dealing.join(workers)
-        if not placed and not same and processes.main:
+        if kind is not before and processes.main:
             logger.info(
-                "the run was on %d %s and goes on with %d: from here on its random numbers depend "
-                "on an episode's place in the batch, not on the process",
-                before, "process" if before == 1 else "processes", processes.size,
+                "processes of the run until now: %d, from here on: %d; so its random numbers now "
+                "depend on an episode's place in the batch, not on the process",
+                len(workers), processes.size,
             )  # fmt: skip
     return dealing
 
@@ -74,9 +78,11 @@ class Dealing(ABC):
         places: This process's places in the batch, in ascending order.
         pending: The tasks of its next episodes, one a place, if they are drawn already.
         minibatches: How the learner cuts a batch.
+        kept: The names of what ``state`` returns.
     """
 
     minibatches: Minibatches
+    kept: frozenset[str]
 
     def __init__(
         self, size: int, batch: int, seed: int, processes: Processes, device: torch.device
@@ -125,6 +131,7 @@ class ByProcess(Dealing):
     """
 
     minibatches = staticmethod(minibatches.by_process)
+    kept = frozenset({"count", "pending", "generator", "torch"})
 
     def __init__(
         self, size: int, batch: int, seed: int, processes: Processes, device: torch.device
@@ -178,6 +185,7 @@ class ByPlace(Dealing):
     """
 
     minibatches = staticmethod(minibatches.by_place)
+    kept = frozenset({"start", "counts", "pending"})
 
     def __init__(
         self, size: int, batch: int, seed: int, processes: Processes, device: torch.device
@@ -239,9 +247,21 @@ class ByPlace(Dealing):
         return used - len(pending) if last == pending else used
 
 
+def _kind_of(workers: Sequence[dict[str, Any]]) -> type[Dealing]:
+    """Return how what processes kept was dealt out."""
+    found = {frozenset(worker) for worker in workers}
+    for kind in (ByProcess, ByPlace):
+        if found == {kind.kept}:
+            return kind
+    raise CheckpointError(
+        f"the checkpoint holds {sorted(map(sorted, found))} of its {len(workers)} processes, which "
+        "this version cannot go on from; use another checkpoint, or the version that wrote it"
+    )
+
+
 def _joint(workers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the state of all places as if one process had them, dealt out by place."""
-    if "counts" in workers[0]:
+    if _kind_of(workers) is ByPlace:
         return {
             "start": workers[0]["start"],
             "counts": {p: n for worker in workers for p, n in worker["counts"].items()},
