@@ -169,7 +169,8 @@ def test_a_run_resumed_from_an_earlier_checkpoint_replaces_the_later_ones(full, 
 def test_a_run_may_go_on_with_another_batch_and_repeats_no_task(full, tmp_path):
     config = small(tmp_path, batch=2, resume=str(full / "checkpoint-000002"))
     trainer = Trainer(config, processes=Processes("cpu"))
-    assert trainer.order.count == 8 and trainer.pending == []
+    dealt = trainer.dealing.state()
+    assert (dealt["count"], dealt["pending"]) == (8, [])
     trainer.close()
 
 
