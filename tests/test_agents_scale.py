@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from agents.model import tiny
+from agents.plan.sizes import Sizes
+from agents.plan.work import Work
 from benchmarks.speed import scale
 from benchmarks.speed.scale import Phase, ScaleConfig, build_policy
-from benchmarks.speed.sizes import SIZES, Work, build_config
+from benchmarks.speed.sizes import SIZES, build_config
 
 SMALL = {
     "size": "tiny",
@@ -46,7 +48,7 @@ def test_the_large_sizes_have_the_published_number_of_weights(size, billions):
 
 
 def test_flop_of_a_forward_pass_by_hand(policy):
-    work = Work(policy)
+    work = Work(Sizes.of(policy.base))
     attention = 64 * 64 + 64 + 2 * (64 * 32 + 32) + 64 * 64
     layers = 2 * (attention + 3 * 64 * 96 + 2 * 64)
     assert work.language == layers
@@ -85,7 +87,7 @@ def test_an_iteration_goes_through_every_phase(dtype):
     assert phases["vision"].tokens == 3 * 32 * 2
     assert phases["decode"].tokens == 3 * 3 * 4
     # Every token of an episode goes through the model once, but for the last one.
-    work = Work(policy)
+    work = Work(Sizes.of(policy.base))
     lengths = [len(policy.row(next(iter(e.rows(policy.codec, None)))).ids) for e in episodes]
     played = phases["prefill"].flop + phases["decode"].flop - work.logits(36)
     assert played == pytest.approx(sum(work.forward(n - 1) for n in lengths))

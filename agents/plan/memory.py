@@ -1,0 +1,410 @@
+"""MemoryPlan: bytes of a process by part, at the moments at which the most of them is needed.
+
+What is planned for is a learner on PyTorch's FSDP2. The processes that share a copy hold a part of
+every tensor each: weights that are trained, their gradients and moments in single precision, frozen
+ones in the format of the passes. A layer is gathered in that format just before it runs, while the
+next one is fetched; embedding, last norm and head are gathered for a whole pass. For the length of
+a rollout every process has a whole copy of language model and head. One process alone gathers
+nothing, unless it computes in another format than its weights have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from agents.config import TrainConfig
+from agents.keeping.undo import LARGEST
+from agents.plan.passes import Batch, Passes, TowerPasses
+from agents.plan.sizes import Sizes, sizes_of
+from agents.plan.workload import Workload, counter_of
+
+GIB = 2**30
+PhaseName = Literal["at rest", "rollout", "scoring", "learning"]
+PHASES: tuple[PhaseName, ...] = ("at rest", "rollout", "scoring", "learning")
+PARTS = (
+    "weights", "critic", "adapters", "reference", "tower", "optimiser", "gradients",
+    "gathered weights", "generation copy", "KV cache", "frame features", "activations", "logits",
+    "undo", "runtime",
+)  # fmt: skip
+# Bytes of moments of a weight; 8-bit ones have a scale for each block of 256.
+_MOMENTS = {"adamw": 8.0, "adamw8bit": 2.0625}
+_FRAMES_AT_ONCE = 256  # in the tower, see FrameEncoder
+# Of a GPU: its context with the kernels of libraries; buffers of communication, if there is any; and
+# the share of what tensors take that the allocator holds in blocks that do not fit.
+_CONTEXT, _COMMUNICATION, _FRAGMENTS = 0.75 * GIB, 0.5 * GIB, 0.05
+_PROCESS = 0.6 * GIB  # of a process on a CPU: Python and the libraries
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run takes place.
+
+    Attributes:
+        processes: All of them.
+        per_machine: Those of one machine.
+        gpu: Whether each has a GPU; else they compute on the CPU.
+    """
+
+    processes: int = 1
+    per_machine: int = 1
+    gpu: bool = True
+
+    def sharing(self, shard: int) -> int:
+        """Return how many processes share a copy of the weights.
+
+        Raises:
+            ValueError: If the processes cannot be shared out so.
+        """
+        found = shard or min(self.per_machine, self.processes)
+        if self.processes % found:
+            raise ValueError(
+                f"shard={found} does not divide {self.processes} processes; use a divisor"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment of an iteration.
+
+    Attributes:
+        phase: Of the iteration.
+        name: Which moment of the phase.
+        parts: Bytes by ``PARTS``; what is absent takes none.
+    """
+
+    phase: PhaseName
+    name: str
+    parts: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        """Bytes of all parts."""
+        return sum(self.parts.values())
+
+    @property
+    def tensors(self) -> float:
+        """Bytes of all parts but the runtime."""
+        return self.total - self.parts.get("runtime", 0.0)
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a process needs.
+
+    Attributes:
+        moments: Those at which it may need the most.
+        loading: Bytes of main memory that a machine needs while a model is loaded to GPUs.
+        host: Bytes of main memory that a machine needs for copies to take an update back by.
+    """
+
+    moments: tuple[Moment, ...]
+    loading: float
+    host: float
+
+    def worst(self, phase: PhaseName) -> Moment:
+        """Return the moment of a phase at which the most is needed."""
+        return max((m for m in self.moments if m.phase == phase), key=lambda m: m.total)
+
+    def moment(self, name: str) -> Moment:
+        """Return a moment by its name."""
+        return next(m for m in self.moments if m.name == name)
+
+    @property
+    def peak(self) -> Moment:
+        """The moment at which the most is needed."""
+        return max(self.moments, key=lambda m: m.total)
+
+
+def plan_memory(
+    config: TrainConfig,
+    place: Place,
+    *,
+    sizes: Sizes | None = None,
+    load: Workload | None = None,
+    micro: Batch | None = None,
+    undoes: bool = True,
+) -> MemoryPlan:
+    """Work out what each process of a run needs.
+
+    Args:
+        config: Of the run.
+        place: Where it takes place.
+        sizes: Of the model; by default from its configuration.
+        load: Tokens of an episode; by default at its fullest.
+        micro: The largest forward pass of scoring and learning; by default as many tokens as
+            micro_batch_tokens allows, or the longest row.
+        undoes: Whether updates are prepared to be taken back.
+
+    Raises:
+        ValueError: If the model is not known, or the processes cannot share the batch or a copy.
+    """
+    if sizes is None:
+        sizes = sizes_of(config.source)
+    if load is None:
+        load = Workload.of(config, sizes.unit, counter_of(config.source.path))
+    return _Planner(config, place, sizes, load, micro, undoes).plan()
+
+
+class _Planner:
+    """Adds up the parts of one configuration."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        place: Place,
+        sizes: Sizes,
+        load: Workload,
+        micro: Batch | None,
+        undoes: bool,
+    ) -> None:
+        self.config, self.place, self.sizes, self.load = config, place, sizes, load
+        self.share = config.share(place.processes)
+        self.n = place.sharing(config.shard)
+        half = {"float32": 4, "bfloat16": 2}
+        auto = 2 if place.gpu else 4
+        self.stored = half.get(config.dtype, auto if config.lora_rank else 4)
+        self.e = self.stored if config.lora_rank else half.get(config.compute, auto)
+        self.sharded = self.n > 1 or self.e != self.stored
+        eager = config.attention == "eager"
+        self.passes = Passes(sizes, self.e, config.lora_rank, eager, place.gpu)
+        self.tower = TowerPasses(sizes, self.e)
+        self.micro = micro
+        self.undoes = undoes
+        # Trained weights: of the actor's optimiser, and of the critic's; whole, not shards.
+        kind, hidden = config.ppo.critic, sizes.hidden
+        self.value_head = 3 * hidden + 1 + (hidden * hidden + hidden) * (kind == "head")
+        adapter = config.lora_rank * sizes.adapted
+        self.actor = adapter or sizes.actor + config.train_vision * sizes.tower
+        self.trunk = {"adapter": adapter, "model": sizes.language, "head": 0}[kind]
+
+    def plan(self) -> MemoryPlan:
+        rest = self._rest()
+        whole = self._with_tower(rest)
+        moments = [Moment("at rest", "rest", rest)]
+        moments += [Moment("rollout", name, whole | more) for name, more in self._rollout()]
+        whole = whole | self._undo_here()
+        moments += [Moment("scoring", name, whole | more) for name, more in self._scoring()]
+        moments += [Moment("learning", name, whole | more) for name, more in self._learning()]
+        return MemoryPlan(
+            tuple(Moment(m.phase, m.name, self._with_runtime(m.parts)) for m in moments),
+            loading=self.place.gpu * self.place.per_machine * self.sizes.total * self.stored,
+            host=self.place.gpu * self.place.per_machine * self._undo(),
+        )
+
+    def _rest(self) -> dict[str, float]:
+        config, sizes, n = self.config, self.sizes, self.n
+        ppo = config.ppo
+        trained = (self.actor + self.trunk) / n + self.value_head
+        parts = {"optimiser": _MOMENTS[ppo.optimizer] * trained, "critic": 4.0 * self.value_head}
+        if config.lora_rank:
+            parts["weights"] = self.stored * sizes.actor / n
+            parts["adapters"] = 4.0 * (self.actor + self.trunk) / n
+            parts["tower"] = self.stored * sizes.tower / n
+            return parts
+        parts["weights"] = 4.0 * sizes.actor / n
+        parts["critic"] += 4.0 * self.trunk / n
+        parts["tower"] = (4.0 if config.train_vision else self.e) * sizes.tower / n
+        if ppo.beta:
+            parts["reference"] = self.e * self.actor / n
+        return parts
+
+    def _with_tower(self, rest: Mapping[str, float]) -> dict[str, float]:
+        """The tower is whole in each process whenever something runs."""
+        tower = self.e * self.sizes.tower
+        if self.config.train_vision:
+            more = tower if self.sharded else 0.0
+            return {**rest, "tower": rest["tower"] + more}
+        return {**rest, "tower": max(rest["tower"], float(tower))}
+
+    def _rollout(self) -> Iterator[tuple[str, dict[str, float]]]:
+        config, sizes, load, passes = self.config, self.sizes, self.load, self.passes
+        wave = min(config.envs or self.share, self.share)
+        copy = {"generation copy": float(self.e * sizes.actor)} if self.sharded else {}
+        before = 0 if config.train_vision else (self.share - wave) * load.frames
+        seen, found = 0, []
+        for turn in load.turns:
+            shown = wave * turn.frames
+            seen = min(seen + turn.frames, load.frames)
+            frames = self._features(before + (0 if config.train_vision else wave * seen))
+            batch = Batch(wave * turn.new, turn.new + turn.past, wave, wave > 1 or turn.past > 0)
+            held = batch._replace(columns=turn.past)
+            at_once = min(shown, _FRAMES_AT_ONCE) * load.frame * sizes.merged
+            found.append(("vision", {
+                "KV cache": passes.cache(held) if turn.past else 0.0,
+                "frame features": frames,
+                "activations": self.tower.forward(at_once) + self._embeddings(batch),
+            }))  # fmt: skip
+            given = self._given(shown)
+            found.append(("prefill", {
+                # A layer's cache grows by being copied.
+                "KV cache": passes.cache(batch) * (1 + 1 / sizes.layers * (turn.past > 0)),
+                "frame features": frames,
+                "activations": passes.forward(batch) + given,
+            }))  # fmt: skip
+            last = batch._replace(columns=batch.columns + load.reply)
+            found.append(("decode", {
+                "KV cache": passes.cache(last) * (1 + 1 / sizes.layers),
+                "frame features": frames,
+                "logits": passes.draw(wave, nucleus=config.ppo.top_p < 1),
+            }))  # fmt: skip
+        for name in ("vision", "prefill", "decode"):
+            worst = max((p for found_name, p in found if found_name == name), key=_total)
+            yield name, copy | worst
+
+    def _scoring(self) -> Iterator[tuple[str, dict[str, float]]]:
+        batch = self._micro(self.share)
+        passes, said = self.passes, self._said(batch)
+        held = {
+            "gathered weights": self._gathered(),
+            "frame features": self._features(self.share * self.load.frames),
+        }
+        kept = self._experience() + self._tower_again(batch)
+        layer = passes.forward(batch) + self._given(self._frames(batch))
+        yield "score", held | {"activations": kept + layer}
+        states = batch.tokens * self.sizes.hidden * self.e * 2
+        logits = passes.logits(said, gradients=False)
+        yield "score head", held | {"activations": kept + states, "logits": logits}
+
+    def _learning(self) -> Iterator[tuple[str, dict[str, float]]]:
+        config, sizes, passes = self.config, self.sizes, self.passes
+        ppo, checkpointing = config.ppo, config.checkpointing
+        episodes = math.ceil(ppo.minibatch / self.place.processes)
+        episodes = min(episodes, self.share)
+        batch = self._micro(episodes)
+        experience = self._experience()
+        base = {"frame features": self._features(self.share * self.load.frames)}
+        held = base | {"gathered weights": self._gathered() + self._gradient_buffers()}
+        saved = passes.saved(batch, checkpointing) + self._given(self._frames(batch))
+        layer = passes.backward(batch, checkpointing)
+        single = len(self.load.rows) * episodes * self.load.longest <= batch.tokens
+        trained_trunk = self.trunk / self.n
+        if self.trunk:
+            grads, rest = self._gradients(trained_trunk, single)
+            moving = experience + (0.0 if config.train_vision else self._tower_again(batch))
+            yield "critic", held | {
+                "gradients": grads + 4.0 * self.value_head,
+                "activations": moving + saved * rest + layer,
+            }
+        else:  # the head reads states of whole episodes, several copies of them
+            states = 4.0 * episodes * sum(self.load.said) * sizes.hidden
+            yield "critic", base | {
+                "gradients": 4.0 * self.value_head,
+                "activations": experience + 6 * states,
+            }
+        grads, rest = self._gradients(self.actor / self.n, single)
+        tower = self._tower_again(batch, gradients=config.train_vision)
+        yield "actor", held | {
+            "gradients": grads,
+            "activations": experience + tower + saved * rest + layer,
+        }
+        logits = passes.logits(
+            self._said(batch), gradients=True, entropy=bool(ppo.entropy_coef)
+        )
+        yield "actor head", held | {
+            "gradients": 4.0 * self.actor / self.n * (not single),
+            "activations": experience + tower + saved,
+            "logits": logits,
+        }
+        whole = {"gradients": 4.0 * self.actor / self.n, "activations": experience}
+        if self.sharded and not config.lora_rank:
+            # Weights, their gradients, and these in single precision to be added up.
+            yield "root", base | whole | {"gathered weights": sizes.root * (2.0 * self.e + 4)}
+        for name, trained in (("actor", self.actor), ("critic", self.trunk)):
+            own = trained / self.n + self.value_head * (name == "critic")
+            # A GPU takes roots of the second moments of all weights at once.
+            temporary = 4.0 * (own if self.place.gpu else 2 * min(own, sizes.largest))
+            yield f"{name} step", base | {
+                "gradients": 4.0 * own,
+                "activations": experience + temporary,
+            }
+
+    def _gradients(self, trained: float, single: bool) -> tuple[float, float]:
+        """Return the bytes of gradients while a layer is passed, and the share of inputs kept.
+
+        In the only pass before a step gradients come as what was kept of layers goes.
+        """
+        grads = 4.0 * trained
+        share = self.sizes.layer / max(self.sizes.actor, 1)
+        kept = self.load.longest * self.sizes.hidden * self.e * self.sizes.layers
+        if single and grads < kept:
+            return grads * share, 1.0
+        return grads, 1.0 / self.sizes.layers if single and self.config.checkpointing else 1.0
+
+    def _gathered(self) -> float:
+        """Whole weights of a pass: what belongs to no layer, a layer, and the next one."""
+        return self.e * (self.sizes.root + 2.0 * self.sizes.layer) if self.sharded else 0.0
+
+    def _gradient_buffers(self) -> float:
+        """Whole gradients of a layer, and of what belongs to none until the pass ends."""
+        sizes = self.sizes
+        if self.config.lora_rank:
+            return 0.0
+        if not self.sharded:
+            return 4.0 * sizes.largest  # before it is added to what is there
+        return sizes.root * self.e + sizes.layer * (self.e + 4.0)
+
+    def _micro(self, episodes: int) -> Batch:
+        """Return the largest forward pass over the rows of some episodes."""
+        if self.micro is not None:
+            return self.micro
+        longest = self.load.longest
+        tokens = min(episodes * sum(self.load.rows), self.config.ppo.micro_batch_tokens)
+        tokens = max(longest, tokens)
+        rows = math.ceil(tokens / longest)
+        return Batch(tokens, longest, rows, rows > 1)
+
+    def _said(self, batch: Batch) -> int:
+        return math.ceil(batch.tokens * max(
+            said / row for said, row in zip(self.load.said, self.load.rows, strict=True)
+        ))  # fmt: skip
+
+    def _frames(self, batch: Batch) -> int:
+        """Frames of a pass."""
+        return math.ceil(batch.tokens * self.load.frames / self.load.longest)
+
+    def _given(self, frames: int) -> float:
+        """The features that a pass is given, side by side."""
+        return float(frames * self.load.frame * self.sizes.width * self.e)
+
+    def _embeddings(self, batch: Batch) -> float:
+        return float(batch.tokens * self.sizes.hidden * self.e)
+
+    def _features(self, frames: int) -> float:
+        """The features that are remembered."""
+        return 0.0 if self.config.train_vision else self._given(frames)
+
+    def _tower_again(self, batch: Batch, *, gradients: bool = False) -> float:
+        """A tower that is trained runs in every pass."""
+        if not self.config.train_vision:
+            return 0.0
+        patches = self._frames(batch) * self.load.frame * self.sizes.merged
+        return self.tower.saved(patches) if gradients else self.tower.forward(patches)
+
+    def _experience(self) -> float:
+        """Numbers of response tokens, twelve of each, and the states that a head reads."""
+        states = self.sizes.hidden * (self.config.ppo.critic == "head")
+        return 4.0 * self.share * sum(self.load.said) * (12 + states)
+
+    def _undo(self) -> float:
+        """Copies of trained weights and their moments, where updates can be taken back."""
+        size = 12.0 * ((self.actor + self.trunk) / self.n + self.value_head)
+        return size if self.undoes and size <= LARGEST else 0.0
+
+    def _undo_here(self) -> dict[str, float]:
+        return {} if self.place.gpu else {"undo": self._undo()}
+
+    def _with_runtime(self, parts: Mapping[str, float]) -> dict[str, float]:
+        runtime = _PROCESS
+        if self.place.gpu:
+            talks = _COMMUNICATION * (self.place.processes > 1)
+            runtime = _CONTEXT + talks + _FRAGMENTS * _total(parts)
+        kept = {**parts, "runtime": runtime}
+        return {name: float(kept[name]) for name in PARTS if kept.get(name)}
+
+
+def _total(parts: Mapping[str, float]) -> float:
+    return sum(parts.values())
