@@ -11,6 +11,10 @@ checkpoint before stays as it was.
         trainer.pt            optimisers, random numbers and the place in the task order
         state.json            step, configuration, fingerprint of the base model, digests of files
 
+Where weights are sharded, shards/ holds critic and optimisers, and the policy's weights as they are
+trained, see ``keeping.shards``; policy/ has them in the number format in which they were played.
+Either kind is read by any number of processes.
+
 Left out: the reference of full fine-tuning, because it is the base model.
 """
 
@@ -19,7 +23,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -36,13 +42,24 @@ from agents.keeping.saved import (
     CheckpointError,
     check_files,
     checkpoints,
-    digest_of_file,
+    digests_of_files,
     find,
     latest,
     read_state,
     step_of,
 )
-from agents.model.policy import ACTOR, MLLMPolicy, load_whole, refuse_keys
+from agents.keeping.shards import (
+    SHARDS,
+    ShardWriter,
+    export,
+    fill_part,
+    names_of_shards,
+    read_shards,
+)
+from agents.model.policy import ACTOR, MLLMPolicy, load_whole
+from agents.model.weights import WeightFiles, fill, refuse_keys
+from agents.optimizers import remember
+from agents.parallel import Processes
 from agents.ppo import PPOLearner
 from agents.source import MADE_FOR_FILE, made_for_of_state
 from gym_longvideo.files import reason, write_whole
@@ -58,10 +75,17 @@ class Checkpoints:
     Args:
         directory: Of the run.
         keep: How many to keep.
+        processes: All that train together; this one alone by default.
     """
 
-    def __init__(self, directory: str | Path, keep: int = 3) -> None:
+    def __init__(
+        self, directory: str | Path, keep: int = 3, processes: Processes | None = None
+    ) -> None:
         self.directory, self.keep = Path(directory), keep
+        self.processes = processes or Processes("cpu")
+        self._writer = ShardWriter()
+        self._background = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[Any] | None = None
 
     def save(
         self,
@@ -74,6 +98,10 @@ class Checkpoints:
     ) -> Path:
         """Write a checkpoint and forget the oldest ones.
 
+        Of a learner whose weights are sharded all processes must call this, and it returns when
+        they are copied to main memory: the files are written while training goes on, and
+        ``finish`` waits for them. Of any other learner the main process alone calls it.
+
         Args:
             step: Iterations done.
             learner: With its policy.
@@ -82,55 +110,74 @@ class Checkpoints:
             workers: What each process wants back.
 
         Raises:
-            CheckpointError: If it cannot be written; the latest one stays as it was.
+            CheckpointError: If it, or the one before that was not finished, cannot be written; the
+                latest one stays as it was.
         """
-        path = self.directory / f"checkpoint-{step:06d}"
-        draft = self.directory / f".checkpoint-{step:06d}.part"
-        aside = self.directory / f".checkpoint-{step:06d}.old"
-        placed = False
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            for left in self.directory.glob(".checkpoint-*"):  # of a run that was killed
-                _remove(left)
-            if path.exists() and not path.is_dir():
-                raise FileExistsError(f"{path} is in the way: no checkpoint; move it elsewhere")
-            draft.mkdir()
-            _write(draft, learner, workers, config)
-            state = {
+        draft = Draft(self.directory, step)
+
+        def head() -> dict[str, Any]:
+            return {
                 "format": FORMAT,
                 "library": __version__,
                 "step": step,
                 "config": config.to_json(),
                 "fingerprint": dict(fingerprint),
-                "files": {
-                    each.relative_to(draft).as_posix(): digest_of_file(each)
-                    for each in sorted(draft.rglob("*"))
-                    if each.is_file()
-                },
             }
-            text = json.dumps(state, indent=2) + "\n"
-            (draft / STATE).write_text(text, encoding="utf-8", newline="\n")
-            _flush(draft)
-            if path.exists():  # of a run that was resumed before it
-                rename(path, aside)
-            rename(draft, path)
-            placed = True
-            write_whole(self.directory / LATEST, path.name + "\n", durable=True)
-        except BaseException as error:
-            shutil.rmtree(path if placed else draft, ignore_errors=True)
-            if aside.exists() and not path.exists():
-                rename(aside, path)
-            if not isinstance(error, Exception):
-                raise
-            raise CheckpointError(
-                f"checkpoint {path} could not be written ({reason(error)}); {self._kept()}"
-            ) from error
-        shutil.rmtree(aside, ignore_errors=True)
-        # Later ones are of a run that was resumed before them; they will be replaced.
-        earlier = [old for old in checkpoints(self.directory) if step_of(old) <= step]
-        for old in earlier[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
-        return path
+
+        if not learner.sharding.on:
+            with self._guarded(draft):
+                draft.open()
+                _write(draft.path, learner, workers, config)
+                draft.place(head())
+            self._forget(step)
+            return draft.final
+        self.finish()
+        dtype = learner.sharding.compute or learner.policy.head.weight.dtype
+
+        def begin() -> None:
+            with self._guarded(draft):
+                draft.open()
+                policy = draft.path / "policy"
+                learner.policy.save_pretrained(policy, config.sampling, but_weights=dtype)
+                config.made_for().write(policy)
+                state = {"learner": learner.counts(), "workers": workers}
+                _save_state(draft.path, state)
+
+        self.processes.by_main(begin)
+        tensors = learner.tensors(frozen=learner.policy.lora is None)
+        written = self._writer.start(draft.path / SHARDS, tensors)
+        self._pending = written
+        if self.processes.main:
+            names = _exported(learner.policy, tensors)
+            self._pending = self._background.submit(
+                self._complete, draft, head(), written, names, dtype
+            )
+        return draft.final
+
+    def finish(self) -> None:
+        """Wait for a checkpoint that is being written; all processes must call this together.
+
+        Raises:
+            CheckpointError: In every process, if it could not be written.
+        """
+        if self._pending is None:
+            return
+        errors = [each for each in self.processes.gather(self.settle()) if each is not None]
+        if errors:
+            raise CheckpointError(errors[0])
+
+    def settle(self) -> str | None:
+        """Wait for what this process has still to write; return what went wrong, if anything."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return None
+        try:
+            pending.result()
+        except CheckpointError as error:
+            return str(error)
+        except Exception as error:
+            return f"a checkpoint could not be written ({reason(error)}); {self._kept()}"
+        return None
 
     def latest(self) -> Path | None:
         """Return the newest complete checkpoint.
@@ -140,6 +187,43 @@ class Checkpoints:
         """
         return latest(self.directory)
 
+    def _complete(
+        self,
+        draft: Draft,
+        head: Mapping[str, Any],
+        written: Future[Any],
+        names: Mapping[str, str],
+        dtype: torch.dtype,
+    ) -> None:
+        """Put a checkpoint in its place as soon as all processes have written their parts."""
+        with self._guarded(draft):
+            written.result()
+            where = draft.path / "policy"
+            if (where / ACTOR).is_dir():
+                export(draft.path / SHARDS, names, where / ACTOR, name="adapter_model")
+            else:
+                export(draft.path / SHARDS, names, where, dtype)
+            draft.place(head)
+        self._forget(head["step"])
+
+    @contextmanager
+    def _guarded(self, draft: Draft) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            draft.abandon()
+            if not isinstance(error, Exception):
+                raise
+            raise CheckpointError(
+                f"checkpoint {draft.final} could not be written ({reason(error)}); {self._kept()}"
+            ) from error
+
+    def _forget(self, step: int) -> None:
+        # Later ones are of a run that was resumed before them; they will be replaced.
+        earlier = [old for old in checkpoints(self.directory) if step_of(old) <= step]
+        for old in earlier[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
     def _kept(self) -> str:
         """Say what there is to go on from."""
         try:
@@ -147,6 +231,56 @@ class Checkpoints:
         except CheckpointError as error:
             return str(error)
         return f"the latest one is still {last}" if last else "there is no earlier one"
+
+
+class Draft:
+    """A checkpoint that is being written, beside its place.
+
+    Args:
+        directory: Of the run.
+        step: Iterations done.
+
+    Attributes:
+        path: Where to write.
+        final: Its place.
+    """
+
+    def __init__(self, directory: Path, step: int) -> None:
+        self.directory = directory
+        self.final = directory / f"checkpoint-{step:06d}"
+        self.path = directory / f".checkpoint-{step:06d}.part"
+        self._aside = directory / f".checkpoint-{step:06d}.old"
+        self._placed = False
+
+    def open(self) -> None:
+        """Make its directory, and clear away what a run that was killed left of one."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for left in self.directory.glob(".checkpoint-*"):
+            _remove(left)
+        if self.final.exists() and not self.final.is_dir():
+            raise FileExistsError(f"{self.final} is in the way: no checkpoint; move it elsewhere")
+        self.path.mkdir()
+
+    def place(self, head: Mapping[str, Any]) -> None:
+        """Write ``state.json``, flush everything to the disk, and rename it."""
+        files = sorted(each for each in self.path.rglob("*") if each.is_file())
+        names = [each.relative_to(self.path).as_posix() for each in files]
+        state = {**head, "files": dict(zip(names, digests_of_files(files), strict=True))}
+        text = json.dumps(state, indent=2) + "\n"
+        (self.path / STATE).write_text(text, encoding="utf-8", newline="\n")
+        _flush(self.path)
+        if self.final.exists():  # of a run that was resumed before it
+            rename(self.final, self._aside)
+        rename(self.path, self.final)
+        self._placed = True
+        write_whole(self.directory / LATEST, self.final.name + "\n", durable=True)
+        shutil.rmtree(self._aside, ignore_errors=True)
+
+    def abandon(self) -> None:
+        """Take everything back."""
+        shutil.rmtree(self.final if self._placed else self.path, ignore_errors=True)
+        if self._aside.exists() and not self.final.exists():
+            rename(self._aside, self.final)
 
 
 def config_of(path: str | Path) -> TrainConfig:
@@ -185,13 +319,19 @@ def restore(path: Path, learner: PPOLearner, fingerprint: Mapping[str, str]) -> 
     """
     state = read_state(path)
     _check_fingerprint(path, state, fingerprint)
-    check_files(path, state)
+    learner.processes.by_main(lambda: check_files(path, state))
     try:
-        load_weights(path, learner.policy)
-        kept = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
-        learner.load_state_dict(
-            {**kept["learner"], "critic": load_file(path / "critic.safetensors")}
-        )
+        kept = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True, mmap=True)
+        if (path / SHARDS).is_dir():
+            _read_shards(path / SHARDS, learner)
+            learner.load_counts(kept["learner"])
+        elif learner.sharding.on:
+            _read_whole(path, learner, kept["learner"])
+            learner.load_counts(kept["learner"])
+        else:
+            load_weights(path, learner.policy)
+            critic = load_file(path / "critic.safetensors")
+            learner.load_state_dict({**kept["learner"], "critic": critic})
         return kept["workers"]
     except Exception as error:  # torch, safetensors and transformers each have their own
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
@@ -265,8 +405,65 @@ def _write(
     critic = {name: value.contiguous() for name, value in state.pop("critic").items()}
     save_file(critic, draft / "critic.safetensors")
     state["reference"] = None
+    _save_state(draft, {"learner": state, "workers": workers})
+
+
+def _save_state(draft: Path, state: Mapping[str, Any]) -> None:
     with (draft / "trainer.pt").open("wb") as stream:  # given a path, torch hides why it failed
-        torch.save({"learner": state, "workers": workers}, stream)
+        torch.save(state, stream)
+
+
+def _exported(policy: MLLMPolicy, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Return the names of a policy's weights among tensors, by those in files that others read."""
+    own_names = [name for name in tensors if "/" not in name and not name.startswith("critic.")]
+    if policy.lora is None:
+        return {name: name for name in own_names}
+    return {
+        f"base_model.model.{name.replace(f'.{ACTOR}.', '.')}": name
+        for name in own_names
+        if f".{ACTOR}." in name
+    }
+
+
+def _read_shards(directory: Path, learner: PPOLearner) -> None:
+    if any("/" in name for name in names_of_shards(directory)):
+        for optimizer in (learner.actor_optimizer, learner.critic_optimizer):
+            remember(optimizer)
+    read_shards(directory, learner.tensors(frozen=learner.policy.lora is None))
+
+
+def _read_whole(path: Path, learner: PPOLearner, state: Mapping[str, Any]) -> None:
+    """Give a learner that is sharded what one wrote that was not, each process its parts."""
+    policy = learner.policy
+    if policy.lora is None:
+        files = WeightFiles(path / "policy")
+        places = files.named(dict(policy.base.named_parameters()), policy.tied)
+        fill(policy.base, "", places)
+    else:
+        from peft import load_peft_weights
+
+        place = path / "policy" / ACTOR
+        weights = load_peft_weights(str(place), device="cpu")
+        names = _exported(policy, learner.tensors())
+        refuse_keys(f"the adapter {place}", names.keys() - weights.keys(),
+                    weights.keys() - names.keys())  # fmt: skip
+        tensors = learner.tensors()
+        for new, name in names.items():
+            fill_part(tensors[name], weights[new])
+    critic = load_file(path / "critic.safetensors")
+    ours = learner.critic.state_dict()
+    refuse_keys(str(path / "critic.safetensors"), ours.keys() - critic.keys(),
+                critic.keys() - ours.keys())  # fmt: skip
+    for name, tensor in ours.items():
+        fill_part(tensor, critic[name])
+    for name in ("actor", "critic"):
+        optimizer = getattr(learner, f"{name}_optimizer")
+        theirs = state[f"{name}_optimizer"]["state"]
+        if theirs:
+            remember(optimizer)
+        for i, parameter in enumerate(getattr(learner, f"{name}_parameters")):
+            for key, value in theirs.get(i, {}).items():
+                fill_part(optimizer.state[parameter][key], value)
 
 
 def _remove(path: Path) -> None:

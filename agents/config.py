@@ -198,6 +198,18 @@ class TrainConfig:
             max_new_tokens=self.max_new_tokens,
         )
 
+    def compute_dtype(self, device_type: str) -> Any:
+        """Return the number format of passes, None where it is that of the weights.
+
+        Args:
+            device_type: "cpu" or "cuda".
+        """
+        weights = "float32" if self.dtype == "auto" else self.dtype
+        compute = self.compute
+        if compute == "auto":
+            compute = "bfloat16" if device_type == "cuda" else "float32"
+        return None if self.lora_rank or compute == weights else _torch_dtype(compute)
+
     def share(self, processes: int) -> int:
         """Return the episodes of an iteration that each process plays."""
         if self.batch % processes:
@@ -258,13 +270,18 @@ class TrainConfig:
         return TextProtocol(env, self.protocol)
 
     def load_policy(
-        self, device: Any = None, frame_size: tuple[int, int] | None = None
+        self,
+        device: Any = None,
+        frame_size: tuple[int, int] | None = None,
+        *,
+        empty: bool = False,
     ) -> MLLMPolicy:
         """Load the model as it is before training.
 
         Args:
             device: Where to; the GPU if there is one, by default.
             frame_size: Height and width of the frames it will see, in pixels, if known.
+            empty: Only lay its weights out, to be sharded.
         """
         self.source.check()
         dtype: str = self.dtype
@@ -276,6 +293,7 @@ class TrainConfig:
             attention=None if self.attention == "auto" else self.attention,
             device=device,
             frame_size=frame_size,
+            empty=empty,
             lora=self.lora,
             train_vision=self.train_vision,
             checkpointing=self.checkpointing,

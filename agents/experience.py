@@ -39,7 +39,9 @@ class Layout(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """What the models say of a batch as it was sampled; (B, N) float32 unless said otherwise.
+    """What the models say of a batch as it was sampled; (B, N) unless said otherwise.
+
+    In ``MLLMPolicy.precision``, that is in single precision unless the model is in double.
 
     Attributes:
         old_log_probs: Of the policy before its first step.
@@ -56,11 +58,11 @@ class Scored(NamedTuple):
     states: torch.Tensor
 
     @classmethod
-    def empty(cls, layout: Layout, hidden: int) -> Scored:
+    def empty(cls, layout: Layout, hidden: int, dtype: torch.dtype = torch.float32) -> Scored:
         """Return zeros to write into."""
-        shape, device = layout.mask.shape, layout.mask.device
-        flat = {name: torch.zeros(shape, device=device) for name in cls._fields[:-1]}
-        return cls(**flat, states=torch.zeros((*shape, hidden), device=device))
+        shape, made = layout.mask.shape, {"device": layout.mask.device, "dtype": dtype}
+        flat = {name: torch.zeros(shape, **made) for name in cls._fields[:-1]}
+        return cls(**flat, states=torch.zeros((*shape, hidden), **made))
 
 
 class Experience(NamedTuple):
@@ -124,9 +126,10 @@ def score(
     policy: MLLMPolicy,
     config: PPOConfig,
     *,
-    values: Callable[[list[Row], torch.Tensor | None], torch.Tensor],
-    ref_log_probs: Callable[[list[Row]], torch.Tensor | None],
+    values: Callable[[Sequence[Row], torch.Tensor | None], torch.Tensor],
+    ref_log_probs: Callable[[Sequence[Row]], torch.Tensor | None],
     with_states: bool,
+    passes: Callable[[list[list[int]]], list[list[int]]] = list,
 ) -> Scored:
     """Score a batch as it was sampled.
 
@@ -137,11 +140,13 @@ def score(
         values: The critic: (rows, n) values of training rows, given them and their states.
         ref_log_probs: The reference: (rows, n) log-probabilities of training rows, or None.
         with_states: Whether the critic reads states, and steps on them later.
+        passes: Given the groups of rows that go through together, adds empty ones until all
+            processes have as many; an empty group is passed with a row that does not count.
     """
-    scored = Scored.empty(layout, policy.hidden_size if with_states else 0)
+    scored = Scored.empty(layout, policy.hidden_size if with_states else 0, policy.precision)
     lengths = [len(row.ids) for row in layout.rows]
-    for group in micro_batches(lengths, config.micro_batch_tokens):
-        rows = [layout.rows[g] for g in group]
+    for group in passes(micro_batches(lengths, config.micro_batch_tokens)):
+        rows = [layout.rows[g] for g in group] or [policy.least_row()]
         scores = policy.score(rows, temperature=config.temperature, with_hidden=with_states)
         found = {
             "old_log_probs": scores.log_probs,
@@ -155,7 +160,9 @@ def score(
             for name, tensor in found.items():
                 if tensor is not None:
                     into = getattr(scored, name)
-                    into[layout.owners[g], place] = tensor[line, : place.stop - place.start].float()
+                    into[layout.owners[g], place] = tensor[line, : place.stop - place.start].to(
+                        into.dtype
+                    )
     return scored
 
 

@@ -29,16 +29,19 @@ KLKind = Literal["k1", "k2", "k3"]
 _MAX_LOG_RATIO = 20.0
 
 
-def token_weights(mask: Tensor, aggregation: Aggregation = "token-mean") -> Tensor:
+def token_weights(
+    mask: Tensor, aggregation: Aggregation = "token-mean", dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Return what each token counts in the losses of a minibatch.
 
     Args:
         mask: (B, N) bool, True on response tokens, of the whole minibatch.
         aggregation: "token-mean": all tokens count alike. "sequence-mean": all rows that have
             tokens count alike, and the tokens of a row alike.
+        dtype: Number format of the result.
 
     Returns:
-        (B, N) float32 that sums to 1, 0 where ``mask`` is False.
+        (B, N) weights that sum to 1, 0 where ``mask`` is False.
 
     >>> token_weights(torch.tensor([[True, True], [True, False]]), "sequence-mean")
     tensor([[0.2500, 0.2500],
@@ -55,7 +58,7 @@ def token_weights(mask: Tensor, aggregation: Aggregation = "token-mean") -> Tens
         raise ValueError(
             f"aggregation={aggregation!r} is unknown; use one of {get_args(Aggregation)}"
         )
-    return mask.float() / total.clamp(min=1)
+    return mask.to(dtype) / total.clamp(min=1)
 
 
 def clipped_policy_loss(

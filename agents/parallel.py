@@ -1,21 +1,31 @@
-"""Processes: the few sums that data-parallel training needs.
+"""Processes: what those that train together tell each other.
 
 Losses are sums of weight times term with weights of the whole minibatch, so gradients of several
 processes are added, not averaged, and equal those of one process with the joint batch. The
-variables that torchrun and ``accelerate launch`` set say who is who. Left out: sharding of models
-over processes; that is what the big engines are for.
+variables that torchrun and ``accelerate launch`` set say who is who. What is said here goes over
+the processors and may wait for hours, as for a process whose videos decode slowly; tensors of
+models go from GPU to GPU, see ``sharding``.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
+# How long one process waits for the others. One that died is noticed at once, by the launcher.
+PATIENCE = timedelta(hours=6)
+
+
+def own(tensor: torch.Tensor) -> torch.Tensor:
+    """Return what this process holds of a tensor: all of it, unless it is sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 class ProcessError(RuntimeError):
@@ -49,6 +59,8 @@ class Processes:
     Attributes:
         rank: Of this process.
         size: How many there are.
+        local_size: How many of them are on this machine.
+        agreed: Whether an error was raised in all of them together, by ``agree`` or ``by_main``.
         device: Of this process.
 
     Raises:
@@ -58,6 +70,8 @@ class Processes:
     def __init__(self, device: str = "auto") -> None:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
+        self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.size)))
+        self.agreed = False
         if device == "auto":
             asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
             device = "cuda" if torch.cuda.is_available() and not asked else "cpu"
@@ -66,8 +80,19 @@ class Processes:
         self.device = usable_device(device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        if self.size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        if self.size > 1:
+            self.join()
+
+    def join(self) -> None:
+        """Meet the other processes; also done alone, what is sharded over one process needs it."""
+        if dist.is_initialized():
+            return
+        backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+        if self.size > 1:
+            dist.init_process_group(backend, timeout=PATIENCE)
+        else:
+            store = dist.HashStore()  # type: ignore[attr-defined]
+            dist.init_process_group(backend, rank=0, world_size=1, store=store)
 
     @property
     def main(self) -> bool:
@@ -85,13 +110,13 @@ class Processes:
         """Return the sums of some numbers."""
         if self.size == 1:
             return [float(value) for value in values]
-        return self.sum(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
+        return self.sum(torch.tensor(values, dtype=torch.float64)).tolist()
 
     def largest(self, value: float) -> float:
         """Return the largest of a number's values in the processes."""
         if self.size == 1:
             return float(value)
-        most = torch.tensor(value, dtype=torch.float64, device=self.device)
+        most = torch.tensor(value, dtype=torch.float64)
         dist.all_reduce(most, dist.ReduceOp.MAX)
         return float(most)
 
@@ -120,6 +145,7 @@ class Processes:
                 found = None, error
         value, error = self.gather(found)[0]
         if error is not None:
+            self.agreed = True
             raise error
         return value
 
@@ -138,6 +164,7 @@ class Processes:
             ProcessError: If only other processes failed.
         """
         if self.total(error is not None)[0]:
+            self.agreed = True
             raise error or ProcessError(
                 "another process of this run failed; its own output says why"
             )
@@ -161,10 +188,9 @@ class Processes:
 
     def wait(self) -> None:
         """Wait for all processes."""
-        if self.size > 1:
-            dist.barrier()
+        self.total(0)
 
     def close(self) -> None:
         """Part from the other processes."""
-        if self.size > 1 and dist.is_initialized():
+        if dist.is_initialized():
             dist.destroy_process_group()

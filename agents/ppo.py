@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,9 +34,12 @@ from agents.losses import (
 )
 from agents.model.critic import Critic
 from agents.model.policy import MLLMPolicy
+from agents.model.root import Root
 from agents.model.rows import Row, micro_batches
+from agents.optimizers import make_optimizer
 from agents.parallel import Processes
 from agents.ppo_config import PPOConfig
+from agents.sharding import Sharding, whole
 from agents.trajectory import Trajectory
 
 
@@ -49,6 +52,8 @@ class PPOLearner:
         bonus: The retrieval bonus; None for none.
         seed: Of the order of minibatches.
         processes: Peers that learn from episodes of their own, at the same time.
+        sharding: How the weights lie in these processes; by default several of them hold one copy
+            together.
 
     Attributes:
         step: Batches learned from.
@@ -65,27 +70,27 @@ class PPOLearner:
         bonus: RetrievalBonus | None = None,
         seed: int = 0,
         processes: Processes | None = None,
+        sharding: Sharding | None = None,
     ) -> None:
         self.policy, self.config, self.bonus = policy, config, bonus
         self.processes = processes or Processes()
         self.critic = Critic(policy, config.critic)
+        # Without adapters to switch off, the reference is a copy.
+        self.reference: Root | None = None
+        if config.beta and policy.lora is None:
+            self.reference = copy.deepcopy(policy.root).requires_grad_(False)
+        self.sharding = sharding or Sharding(self.processes)
+        self.sharding.apply(policy, self.critic, self.reference)
         self.actor_parameters = policy.actor_parameters()
         self.critic_parameters = self.critic.trained_parameters()
         _check_precision("policy", self.actor_parameters, config.actor_lr, "LoRA")
         _check_precision(
             "critic", self.critic_parameters, config.critic_lr, "critic='adapter' or 'head'"
         )
-        adamw = {"weight_decay": config.weight_decay, "betas": (0.9, 0.999)}
-        self.actor_optimizer = torch.optim.AdamW(self.actor_parameters, lr=config.actor_lr, **adamw)
-        self.critic_optimizer = torch.optim.AdamW(
-            self.critic_parameters, lr=config.critic_lr, **adamw
-        )
+        self.actor_optimizer = make_optimizer(self.actor_parameters, config.actor_lr, config)
+        self.critic_optimizer = make_optimizer(self.critic_parameters, config.critic_lr, config)
         self.seed, self.step = seed, 0
         self._lost = LostUpdates()
-        # Without adapters to switch off, the reference is a copy.
-        self.reference: Any = None
-        if config.beta and policy.lora is None:
-            self.reference = copy.deepcopy(policy.weights()).requires_grad_(False)
 
     def update(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """Learn from episodes; those with ``infra_error`` are left out.
@@ -104,10 +109,11 @@ class PPOLearner:
             self.step += 1
             return metrics
         started = time.perf_counter()
-        batch = self.prepare(usable)
-        metrics |= self.batch_metrics(batch, usable)
-        scored = time.perf_counter()
-        metrics |= self._optimise(batch)
+        with self.sharding.seeing():
+            batch = self.prepare(usable)
+            metrics |= self.batch_metrics(batch, usable)
+            scored = time.perf_counter()
+            metrics |= self._optimise(batch)
         metrics |= {"score_s": scored - started, "optimise_s": time.perf_counter() - scored}
         self.step += 1
         self.check(f"after update {self.step}")
@@ -157,7 +163,7 @@ class PPOLearner:
         """Lay episodes out, score them as they were sampled, and work out their advantages."""
         config = self.config
         layout = lay_out(trajectories, self.policy, config.history)
-        with torch.no_grad():
+        with torch.no_grad(), self.sharding.seeing():
             scored = score(
                 layout,
                 self.policy,
@@ -165,13 +171,14 @@ class PPOLearner:
                 values=self._critic_values,
                 ref_log_probs=self._reference_log_probs,
                 with_states=not self.critic.reads_rows,
+                passes=self._all_passes,
             )
         return credit(layout, scored, config, self.processes.total)
 
-    def _critic_values(self, rows: list[Row], states: torch.Tensor | None) -> torch.Tensor:
+    def _critic_values(self, rows: Sequence[Row], states: torch.Tensor | None) -> torch.Tensor:
         return self.critic(rows) if self.critic.reads_rows else self.critic(states=states)
 
-    def _reference_log_probs(self, rows: list[Row]) -> torch.Tensor | None:
+    def _reference_log_probs(self, rows: Sequence[Row]) -> torch.Tensor | None:
         if not self.config.beta:
             return None
         policy, reference = self.policy, self.reference
@@ -206,7 +213,7 @@ class PPOLearner:
         return metrics
 
     def _most(self, count: int) -> int:
-        """Return the largest number of episodes that a process has; all must step together."""
+        """Return the largest number that a process has; all must step together."""
         return count if self.processes.size == 1 else int(self.processes.largest(count))
 
     def actor_step(self, batch: Experience, chosen: np.ndarray) -> dict[str, float]:
@@ -216,26 +223,29 @@ class PPOLearner:
         self.actor_optimizer.zero_grad(set_to_none=True)
         kl = clipped = loss_sum = 0.0
         ratio_max = 0.0
-        for rows, at, n in self._micro(batch, chosen):
-            scores = self.policy.score(
-                rows, temperature=config.temperature, with_entropy=bool(config.entropy_coef)
-            )
-            cut = [
-                _cut(tensor, at, n) for tensor in (batch.old_log_probs, batch.advantages, weights)
-            ]
-            loss, stats = clipped_policy_loss(
-                scores.log_probs,
-                *cut,
-                clip_low=config.clip_low,
-                clip_high=config.clip_high,
-                dual_clip=config.dual_clip,
-            )
-            if config.entropy_coef:
-                loss = loss + config.entropy_coef * entropy_loss(scores.entropy, cut[2])
-            loss.backward()
-            loss_sum += loss.item()
-            kl, clipped = kl + stats["approx_kl"].item(), clipped + stats["clipfrac"].item()
-            ratio_max = max(ratio_max, stats["ratio_max"].item())
+        with self.sharding.seeing():
+            for rows, at, n in self._micro(batch, chosen):
+                scores = self.policy.score(
+                    rows, temperature=config.temperature, with_entropy=bool(config.entropy_coef)
+                )
+                cut = [
+                    _cut(tensor, at, n)
+                    for tensor in (batch.old_log_probs, batch.advantages, weights)
+                ]
+                loss, stats = clipped_policy_loss(
+                    scores.log_probs,
+                    *cut,
+                    clip_low=config.clip_low,
+                    clip_high=config.clip_high,
+                    dual_clip=config.dual_clip,
+                )
+                if config.entropy_coef:
+                    loss = loss + config.entropy_coef * entropy_loss(scores.entropy, cut[2])
+                loss.backward()
+                loss_sum += loss.item()
+                kl, clipped = kl + stats["approx_kl"].item(), clipped + stats["clipfrac"].item()
+                if at:
+                    ratio_max = max(ratio_max, stats["ratio_max"].item())
         norm = self._step(self.actor_optimizer, self.actor_parameters)
         kl, clipped, loss_sum = self.processes.total(kl, clipped, loss_sum)
         return {
@@ -251,7 +261,7 @@ class PPOLearner:
         weights = self._weights(batch, chosen)
         self.critic_optimizer.zero_grad(set_to_none=True)
         loss_sum = 0.0
-        with self.critic.role():
+        with self.critic.role(), self.sharding.seeing():
             if self.critic.reads_rows:
                 for rows, at, n in self._micro(batch, chosen):
                     cut = [_cut(tensor, at, n) for tensor in (batch.values, batch.returns, weights)]
@@ -260,7 +270,7 @@ class PPOLearner:
                     )
                     loss.backward()
                     loss_sum += loss.item()
-            elif len(chosen):
+            elif self._all_passes([list(chosen)] * bool(len(chosen))):
                 which = torch.from_numpy(chosen)
                 loss, _ = clipped_value_loss(
                     self.critic(states=batch.states[which]),
@@ -281,7 +291,7 @@ class PPOLearner:
         if len(chosen):
             which = torch.from_numpy(chosen)
             mask[which] = batch.mask[which]
-        weights = token_weights(mask, self.config.aggregation)
+        weights = token_weights(mask, self.config.aggregation, batch.values.dtype)
         if self.processes.size == 1:
             return weights
         # Local weights sum to 1; they must do so over all processes.
@@ -292,19 +302,31 @@ class PPOLearner:
     def _micro(
         self, batch: Experience, chosen: np.ndarray
     ) -> Iterator[tuple[list[Row], list[tuple[int, slice]], int]]:
-        """Yield rows of some episodes, where their tokens belong, and the most tokens of a row."""
+        """Yield rows of some episodes, where their tokens belong, and the most tokens of a row.
+
+        Processes that have fewer passes to make than others make up for it with a row that belongs
+        nowhere, whose token weighs nothing.
+        """
         wanted = set(chosen.tolist())
         mine = [g for g, owner in enumerate(batch.owners) if owner in wanted]
         lengths = [len(batch.rows[g].ids) for g in mine]
-        for group in micro_batches(lengths, self.config.micro_batch_tokens):
+        for group in self._all_passes(micro_batches(lengths, self.config.micro_batch_tokens)):
             picked = [mine[g] for g in group]
             at = [(batch.owners[g], batch.places[g]) for g in picked]
-            yield [batch.rows[g] for g in picked], at, max(p.stop - p.start for _, p in at)
+            rows = [batch.rows[g] for g in picked] or [self.policy.least_row()]
+            yield rows, at, max((p.stop - p.start for _, p in at), default=1)
+
+    def _all_passes(self, groups: list[list[int]]) -> list[list[int]]:
+        """Add empty groups until all processes have as many: sharded weights are used together."""
+        if not self.sharding.on:
+            return groups
+        return [*groups, *([] for _ in range(self._most(len(groups)) - len(groups)))]
 
     def _step(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> float:
         """Clip and step; a non-finite gradient is skipped. Returns the norm before clipping."""
-        self.processes.add_gradients(parameters)
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.config.grad_clip))
+        if not self.sharding.on:
+            self.processes.add_gradients(parameters)
+        norm = float(whole(nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)))
         if math.isfinite(norm):
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -348,6 +370,27 @@ class PPOLearner:
             metrics["ref_kl"] = kl / count
         return metrics
 
+    def tensors(self, *, frozen: bool = False) -> dict[str, torch.Tensor]:
+        """Return every tensor that learning moves, by names that do not change.
+
+        That is weights, and what the optimisers remember of each ("NAME/exp_avg") as soon as they
+        do. Sharded ones are given as they are.
+
+        Args:
+            frozen: Add the policy's weights that are not trained.
+        """
+        named = [
+            *self.policy.base.named_parameters(),
+            *((f"critic.{name}", p) for name, p in self.critic.named_parameters()),
+        ]
+        moved = {id(p) for p in (*self.actor_parameters, *self.critic_parameters)}
+        found = {name: p.detach() for name, p in named if frozen or id(p) in moved}
+        for optimizer in (self.actor_optimizer, self.critic_optimizer):
+            for name, p in named:
+                remembered = optimizer.state.get(p, {})
+                found |= {f"{name}/{key}": value for key, value in remembered.items()}
+        return found
+
     def state_dict(self) -> dict[str, Any]:
         """Return all that a checkpoint must hold beside the policy's weights."""
         return {
@@ -355,9 +398,19 @@ class PPOLearner:
             "actor_optimizer": self.actor_optimizer.state_dict(),
             "critic_optimizer": self.critic_optimizer.state_dict(),
             "reference": None if self.reference is None else self.reference.state_dict(),
-            "bonus": None if self.bonus is None else self.bonus.state_dict(),
-            "step": self.step,
+            **self.counts(),
         }
+
+    def counts(self) -> dict[str, Any]:
+        """Return what a run must hold to go on, beside tensors."""
+        bonus = None if self.bonus is None else self.bonus.state_dict()
+        return {"bonus": bonus, "step": self.step}
+
+    def load_counts(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``counts`` returned."""
+        if self.bonus is not None and state["bonus"] is not None:
+            self.bonus.load_state_dict(state["bonus"])
+        self.step = int(state["step"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
@@ -373,9 +426,7 @@ class PPOLearner:
                 group["lr"], group["weight_decay"] = lr, decay
         if self.reference is not None and state["reference"] is not None:
             self.reference.load_state_dict(state["reference"])
-        if self.bonus is not None and state["bonus"] is not None:
-            self.bonus.load_state_dict(state["bonus"])
-        self.step = int(state["step"])
+        self.load_counts(state)
 
 
 def _check_precision(name: str, parameters: Sequence[nn.Parameter], lr: float, remedy: str) -> None:
@@ -403,8 +454,11 @@ def _append(of_steps: dict[str, list[float]], metrics: dict[str, float]) -> None
 
 
 def _cut(tensor: torch.Tensor, at: Sequence[tuple[int, slice]], n: int) -> torch.Tensor:
-    """Return (rows, n) of a (B, N) tensor: the response tokens of each row, right padded by 0."""
-    out = tensor.new_zeros(len(at), n)
+    """Return (rows, n) of a (B, N) tensor: the response tokens of each row, right padded by 0.
+
+    A row that belongs nowhere is all zeros.
+    """
+    out = tensor.new_zeros(max(len(at), 1), n)
     for line, (owner, place) in enumerate(at):
         out[line, : place.stop - place.start] = tensor[owner, place]
     return out

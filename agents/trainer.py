@@ -35,6 +35,7 @@ from agents.model.policy import MLLMPolicy
 from agents.parallel import Processes
 from agents.ppo import PPOLearner
 from agents.rollout import RolloutCollector, TrainingOrder, play
+from agents.sharding import Sharding
 from agents.source import check_frames, frame_cost, frame_tokens
 from agents.trajectory import Trajectory
 from gym_longvideo.env import LongVideoQAEnv
@@ -77,6 +78,8 @@ class Trainer:
         self.config = config
         self.processes = processes or Processes(config.device)
         self.share = config.share(self.processes.size)
+        compute = config.compute_dtype(self.processes.device.type)
+        self.sharding = Sharding(self.processes, config.shard, compute)
         # What costs little comes first: a slip is told before a model is loaded.
         splits = [config.split, *([config.eval_split] if config.eval_every else [])]
         count = config.envs or self.share
@@ -108,8 +111,9 @@ class Trainer:
             torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
         seen = _base(envs[0][0]).viewer.settings
         frame_size = seen.frame_shape if seen.max_pixels is None else None
-        self.policy = policy or config.load_policy(self.processes.device, frame_size)
-        refuse(not_finite(self.policy.base.named_parameters()), "before training")
+        self.policy = policy or config.load_policy(
+            self.processes.device, frame_size, empty=self.sharding.on
+        )
         grid = self.policy.codec.grid
         unit = grid.patch * grid.merge
         check_frames(seen, unit, config.model)
@@ -120,8 +124,15 @@ class Trainer:
             _announce(config, self.policy, splits, envs)
         bonus = RetrievalBonus(config.bonus_stages, config.bonus_patience) if config.bonus else None
         self.learner = PPOLearner(
-            self.policy, config.ppo, bonus=bonus, seed=config.seed, processes=self.processes
+            self.policy,
+            config.ppo,
+            bonus=bonus,
+            seed=config.seed,
+            processes=self.processes,
+            sharding=self.sharding,
         )
+        odd = self.processes.gather(not_finite(self.policy.base.named_parameters()))
+        refuse([name for names in odd for name in names], "before training")
         self.keeper = Keeper(config, self.learner, self.processes)
         rank = self.processes.rank
         self.generator = torch.Generator(self.policy.device)
@@ -141,7 +152,7 @@ class Trainer:
         self.step = 0
         self.stopped_by = 0
         self.interrupts = Interrupts(quiet=not self.processes.main)
-        self.checkpoints = Checkpoints(self.out, config.keep)
+        self.checkpoints = Checkpoints(self.out, config.keep, self.processes)
         if resumed is not None:
             self._resume(resumed)
         self.keeper.workers = self.processes.gather(self.worker_state())
@@ -182,6 +193,7 @@ class Trainer:
                         if self.examiner is not None and self._may_go_on():
                             self._log(self.evaluate() or {})
                     self.save()
+                    self.checkpoints.finish()
                 except CheckpointError:
                     raise
                 except BaseException as error:
@@ -264,7 +276,7 @@ class Trainer:
         self.pending = self._draw()
         skipped = len(self.collector.skipped)
         try:
-            with self.interrupts.abandonable():
+            with self.sharding.playing(), self.interrupts.abandonable():
                 episodes = self.collector.collect(
                     tasks,
                     self.config.sampling,
@@ -299,7 +311,7 @@ class Trainer:
 
         skipped, tally, failure = len(self.examiner.skipped), Tally(), None
         try:
-            with self.interrupts.abandonable():
+            with self.sharding.playing(), self.interrupts.abandonable():
                 tally = play(
                     self.examiner,
                     tasks,

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
+from agents.parallel import own
+
 logger = logging.getLogger(__name__)
 
 MOST_LOST = 3  # updates in a row: one is lost to an odd batch, three are not
@@ -18,12 +20,12 @@ class DivergedError(ArithmeticError):
 
 
 def not_finite(named: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
-    """Return the names of the tensors that hold a NaN or an infinity."""
+    """Return the names of the tensors that hold a NaN or an infinity, as far as they are here."""
     names, flags = [], []
     for name, tensor in named:
         if tensor.is_floating_point() and tensor.element_size() > 1:  # bytes are quantised
             names.append(name)
-            flags.append(tensor.detach().isfinite().all())
+            flags.append(own(tensor.detach()).isfinite().all())
     found = torch.stack([flag.cpu() for flag in flags]).tolist() if flags else []
     return [name for name, finite in zip(names, found, strict=True) if not finite]
 

@@ -76,29 +76,44 @@ class Keeper:
             CheckpointError: In every process, if it cannot be written.
             DivergedError: If weights are not finite.
         """
-        if self._saved != step:
-            self.learner.check(f"at step {step}")
+        if self._saved == step:
+            return
+        self.learner.check(f"at step {step}")
+        if self.learner.sharding.on:
+            self._write(where, step)
+        else:
             self.processes.by_main(lambda: self._write(where, step))
-            self._saved = step
-            self.start()
+        self._saved = step
+        self.start()
 
     def rescue(self, where: Checkpoints, step: int, error: BaseException) -> None:
         """Leave a checkpoint of a run that broke. Asks no other process: they may be gone.
 
         None is left of a learner in the midst of an update, of one that holds what is not finite,
-        and, if there is one from before, of one that has just diverged.
+        and, if there is one from before, of one that has just diverged. Weights that are sharded
+        can be saved only if all processes broke together, as by a fault that one of them told the
+        others; else the checkpoint that was being written is what remains.
         """
-        diverged = isinstance(error, DivergedError) and checkpoints(where.directory)
-        if not self.processes.main or self._saved == step or not self.whole or diverged:
+        sharded = self.learner.sharding.on
+        if wrong := where.settle():
+            logger.error("%s", wrong)
+        if not (self.processes.agreed if sharded else self.processes.main):
             return
-        if self.learner.not_finite():
+        diverged = isinstance(error, DivergedError) and checkpoints(where.directory)
+        if self._saved == step or not self.whole or diverged:
+            return
+        names = self.learner.not_finite()
+        if self.processes.total(len(names))[0] if sharded else names:
             return
         try:
             self._write(where, step)
+            if sharded:
+                where.finish()
         except CheckpointError as second:
             logger.error("%s", second)
         else:
-            logger.warning("the run broke at step %d, which is saved", step)
+            if self.processes.main:
+                logger.warning("the run broke at step %d, which is saved", step)
 
     def _write(self, where: Checkpoints, step: int) -> None:
         where.save(

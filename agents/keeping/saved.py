@@ -10,7 +10,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ FORMAT = 1
 STATE, LATEST = "state.json", "latest"
 AUTO = "auto"  # what --resume takes for "whatever is there"
 _NAME = re.compile(r"checkpoint-(\d{6,})")
+_READERS = 8  # files that are read at once
 _PARTS = {"config": dict, "step": int, "fingerprint": dict}  # of state.json
 
 
@@ -168,19 +170,29 @@ def digest_of_file(path: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
+def digests_of_files(paths: Sequence[Path]) -> list[str | None]:
+    """Return a digest of each of some files, None where there is none; several are read at once."""
+
+    def digest(path: Path) -> str | None:
+        try:
+            return digest_of_file(path)
+        except FileNotFoundError:
+            return None
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        return list(readers.map(digest, paths))
+
+
 def _first_changed(path: Path, state: Mapping[str, Any]) -> str:
     files = state.get("files", {})
     if not isinstance(files, dict):
         return STATE
-    for name, digest in files.items():
-        try:
-            if digest_of_file(path / name) != digest:
-                return name
-        except FileNotFoundError:
-            return name
-        except OSError as error:
-            raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
-    return ""
+    try:
+        found = digests_of_files([path / name for name in files])
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    changed = (name for name, digest in zip(files, found, strict=True) if files[name] != digest)
+    return next(changed, "")
 
 
 def _pointed(directory: Path) -> str | None:

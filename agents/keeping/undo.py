@@ -6,18 +6,16 @@ into main memory beside everything else; of those the last checkpoint is what re
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
+from agents.parallel import own
 from agents.ppo import PPOLearner
 
-_MOVED = ("actor_optimizer", "critic_optimizer", "bonus", "step")  # beside weights
 LARGEST = 8 * 2**30  # bytes of weights and moments that are copied before each update
 
 
 class Undo:
-    """What an update may change, copied to main memory.
+    """What an update may change, copied to main memory: of sharded weights the part that is here.
 
     Args:
         learner: As it is before the update.
@@ -27,28 +25,24 @@ class Undo:
     """
 
     def __init__(self, learner: PPOLearner) -> None:
-        self._parameters = [*learner.actor_parameters, *learner.critic_parameters]
-        size = 3 * sum(p.numel() * p.element_size() for p in self._parameters)  # AdamW has two more
-        self.possible = size <= LARGEST
-        if self.possible:
-            self._weights = [_copied(p) for p in self._parameters]
-            whole = learner.state_dict()
-            self._rest = _copied({k: v for k, v in whole.items() if k in _MOVED})
         self._learner = learner
+        moved = (*learner.actor_parameters, *learner.critic_parameters)
+        # AdamW remembers two numbers a weight.
+        self.possible = 3 * sum(own(p).nbytes for p in moved) <= LARGEST
+        if self.possible:
+            tensors = learner.tensors()
+            self._tensors = {name: own(t).to("cpu", copy=True) for name, t in tensors.items()}
+            self._rest = learner.counts()
 
     @torch.no_grad()
     def __call__(self) -> None:
         """Put everything back, if that is possible."""
-        if self.possible:
-            for parameter, weight in zip(self._parameters, self._weights, strict=True):
-                parameter.copy_(weight)
-            critic = self._learner.critic.state_dict()  # its weights are back already
-            self._learner.load_state_dict({**self._rest, "critic": critic, "reference": None})
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _copied(each) for key, each in value.items()}
-    return [_copied(each) for each in value] if isinstance(value, list) else value
+        if not self.possible:
+            return
+        now = self._learner.tensors()
+        if now.keys() != self._tensors.keys():  # the first update: nothing was remembered yet
+            for optimizer in (self._learner.actor_optimizer, self._learner.critic_optimizer):
+                optimizer.state.clear()
+        for name, before in self._tensors.items():
+            own(now[name]).copy_(before)
+        self._learner.load_counts(self._rest)

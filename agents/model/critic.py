@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from agents.model.policy import CRITIC, MLLMPolicy, spread
+from agents.model.root import Root
 from agents.model.rows import Row
 from gym_longvideo import checks
 
@@ -25,7 +26,7 @@ CriticKind = Literal["adapter", "head", "model"]
 
 
 class ValueHead(nn.Module):
-    """(..., hidden) states to (...) fp32 values; zero at first.
+    """(..., hidden) states to (...) values in single precision or better; zero at first.
 
     Args:
         hidden: Width of the states.
@@ -42,10 +43,10 @@ class ValueHead(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Return the values."""
-        features = self.norm(states.float())
+        features = self.norm(states.to(self.out.weight.dtype))
         if self.inner is not None:
             features = nn.functional.silu(self.inner(features))
-        return self.out(features)[..., 0]
+        return self.out(features).squeeze(-1).clone()  # FSDP wants no view
 
 
 class Critic(nn.Module):
@@ -73,15 +74,14 @@ class Critic(nn.Module):
         hidden = policy.hidden_size
         if inner is None:
             inner = hidden if kind == "head" else 0
-        self.head = ValueHead(hidden, inner).to(policy.device)
-        self.trunk: nn.ModuleDict | None = None
+        self.head = ValueHead(hidden, inner).to(policy.device, policy.precision)
+        self.trunk: Root | None = None
         self._policy = [policy]  # hidden from nn.Module: its weights are not the critic's
-        self._adapter: list[nn.Parameter] = []
         if kind == "adapter":
-            self._adapter = policy.add_adapter(CRITIC)
+            policy.add_adapter(CRITIC)
         elif kind == "model":
             trunk = copy.deepcopy(policy.language).requires_grad_(True)
-            self.trunk = nn.ModuleDict({"language": trunk})
+            self.trunk = Root({"language": trunk})
 
     @property
     def reads_rows(self) -> bool:
@@ -91,6 +91,10 @@ class Critic(nn.Module):
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return everything that the critic's optimiser moves."""
         return [*self._adapter, *self.parameters()]
+
+    @property
+    def _adapter(self) -> list[nn.Parameter]:
+        return self._policy[0].adapter_parameters(CRITIC) if self.kind == "adapter" else []
 
     def forward(
         self, rows: Sequence[Row] | None = None, states: torch.Tensor | None = None
@@ -112,11 +116,16 @@ class Critic(nn.Module):
             with policy.adapter(CRITIC):
                 flat, _, mask = policy.states(rows)
             return spread(self.head(flat), mask)
-        assert self.trunk is not None
-        with policy.using(self.trunk):
-            # The tower is the actor's: its features are given, not trained.
-            flat, _, mask = policy.states(rows, train_tower=False)
+        # A tower that is trained is gathered with the policy's own weights.
+        flat, mask = policy.root(self._trunk_states, rows)
         return spread(self.head(flat), mask)
+
+    def _trunk_states(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self.trunk is not None
+        with self._policy[0].using(self.trunk):
+            # The tower is the actor's: its features are given, not trained.
+            flat, _, mask = self._policy[0].states(rows, train_tower=False)
+        return flat, mask
 
     def role(self) -> Any:
         """Return the context in which to go forward and backward.

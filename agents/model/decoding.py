@@ -172,7 +172,7 @@ class DecodeSession:
         assert memory is not None
         count = len(states)
         end = policy.codec.end_id
-        embeddings = policy.base.get_input_embeddings()
+        embeddings = policy.language.get_input_embeddings()
         ids = np.zeros((count, limit), np.int64)
         log_probs = np.zeros((count, limit), np.float32)
         lengths = np.zeros(count, np.int64)

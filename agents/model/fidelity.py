@@ -68,21 +68,27 @@ def _check_states(
     name: str, policy: Any, row: Row, frames: np.ndarray, sizes: torch.Tensor
 ) -> None:
     batch = collate([row], 0, device=policy.device)
-    ours = policy.language(
-        **policy.inputs(batch),
-        attention_mask=batch.attention,
-        position_ids=batch.positions,
-        use_cache=False,
-    ).last_hidden_state
     encoder = policy.encoder
-    theirs = policy.base.model(
-        input_ids=batch.ids,
-        attention_mask=batch.attention,
-        pixel_values=encoder.patches(frames),
-        image_grid_thw=sizes.to(policy.device),
-        mm_token_type_ids=(batch.ids == policy.codec.image_token_id).int(),
-        use_cache=False,
-    ).last_hidden_state
+
+    def run_ours() -> torch.Tensor:
+        return policy.language(
+            **policy.inputs(batch),
+            attention_mask=batch.attention,
+            position_ids=batch.positions,
+            use_cache=False,
+        ).last_hidden_state
+
+    def run_theirs() -> torch.Tensor:
+        return policy.base.model(
+            input_ids=batch.ids,
+            attention_mask=batch.attention,
+            pixel_values=encoder.patches(frames),
+            image_grid_thw=sizes.to(policy.device),
+            mm_token_type_ids=(batch.ids == policy.codec.image_token_id).int(),
+            use_cache=False,
+        ).last_hidden_state
+
+    ours, theirs = policy.root(run_ours), policy.root(run_theirs)
     encoder.clear()
     encoder.hits = encoder.misses = 0
     gap = float((ours - theirs).float().norm() / theirs.float().norm())

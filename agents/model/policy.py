@@ -13,13 +13,15 @@ checkpointing, an adapter that is switched between forward and backward gets no 
 from __future__ import annotations
 
 import copy
+import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -29,9 +31,11 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from agents.model.chat import Block, ChatCodec, ImageGrid
 from agents.model.families import family_of
 from agents.model.fidelity import check_fidelity
+from agents.model.root import Root
 from agents.model.rows import Batch, Row, collate, make_row
 from agents.model.sampling import Sampling
 from agents.model.vision import FrameEncoder
+from agents.model.weights import empty_model, refuse_keys
 from gym_longvideo import checks
 
 ACTOR, CRITIC = "actor", "critic"
@@ -62,8 +66,8 @@ class Scores(NamedTuple):
     """A scoring pass over rows; N is the most response tokens of a row, right padded.
 
     Attributes:
-        log_probs: (B, N) float32 of the sampled ids.
-        entropy: (B, N) float32 in nats.
+        log_probs: (B, N) of the sampled ids, in ``MLLMPolicy.precision``.
+        entropy: (B, N) in nats, in the same.
         hidden: (B, N, hidden) states that predict each response token; None unless wanted.
         mask: (B, N) bool.
     """
@@ -91,9 +95,14 @@ class MLLMPolicy:
         checkpointing: Recompute activations of the language model in the backward pass.
         feature_cache_mb: Memory for features of frames.
         images: The image processor that the model came with, which is saved with the policy.
+        device: Where the model will be, if its weights are only laid out yet.
+
+    Attributes:
+        root: Language model and head, and the tower if it is trained: what passes run under.
 
     Raises:
-        ValueError: If this policy would run the model otherwise than the model runs itself.
+        ValueError: If this policy would run the model otherwise than the model runs itself. A model
+            without weights is not compared: ``check`` does it.
     """
 
     def __init__(
@@ -108,6 +117,7 @@ class MLLMPolicy:
         checkpointing: bool = False,
         feature_cache_mb: float = 512.0,
         images: Any = None,
+        device: torch.device | None = None,
     ) -> None:
         self.codec, self.images = codec, images
         self.lora = lora
@@ -121,7 +131,10 @@ class MLLMPolicy:
         self.language: Any = core.language_model
         self.head: Any = model.lm_head
         linear = self.family.linear
+        self.device = device or model.lm_head.weight.device
         self.peft: Any = _with_adapter(model, lora, linear) if lora is not None else None
+        if lora is not None:
+            self._draw_adapter(ACTOR)
         self.encoder = FrameEncoder(
             core.visual,
             codec.grid,
@@ -138,7 +151,9 @@ class MLLMPolicy:
         self.checkpointing = checkpointing
         model.eval()  # no dropout anywhere: the first ratio must be 1
         self._suppressed = torch.from_numpy(codec.suppressed).to(self.device)
-        check_fidelity(self)
+        self.root = self.weights()
+        if not self.is_empty:
+            self.check()
 
     @classmethod
     def from_pretrained(
@@ -149,6 +164,7 @@ class MLLMPolicy:
         device: str | torch.device | None = None,
         attention: str | None = None,
         frame_size: tuple[int, int] | None = None,
+        empty: bool = False,
         **options: Any,
     ) -> MLLMPolicy:
         """Load a model from a directory or the hub.
@@ -161,6 +177,7 @@ class MLLMPolicy:
                 for the tower on a CPU, which attends image by image there and is faster so.
             frame_size: Height and width of frames in pixels that will be shown; what does not fit
                 the model is refused before its weights are read.
+            empty: Only lay the weights out, to be sharded and then filled; see ``weights``.
             **options: As the constructor takes them.
 
         Raises:
@@ -185,24 +202,48 @@ class MLLMPolicy:
         if attention is not None:
             _check_attention(attention, place, dtype)
         tower = attention or ("eager" if place.type == "cpu" else "sdpa")
-        model: Any = load_whole(
-            path,
-            dtype=dtype,
-            attn_implementation={"text_config": attention or "sdpa", "vision_config": tower},
-        )
+        kinds = {"text_config": attention or "sdpa", "vision_config": tower}
+        if empty:
+            model: Any = empty_model(config, dtype, attn_implementation=kinds)  # type: ignore
+            model.name_or_path = str(path)
+        else:
+            model = load_whole(path, dtype=dtype, attn_implementation=kinds).to(place)
         return cls(
-            model.to(place),
+            model,
             codec,
             mean=images.image_mean,
             std=images.image_std,
             images=images,
+            device=place,
             **options,
         )
 
     @property
-    def device(self) -> torch.device:
-        """Where the model lives."""
-        return self.head.weight.device
+    def is_empty(self) -> bool:
+        """Whether the weights are only laid out yet."""
+        return self.head.weight.is_meta
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Number format of log-probabilities and values: float32, of a float64 model float64."""
+        return torch.promote_types(self.head.weight.dtype, torch.float32)
+
+    @property
+    def tied(self) -> list[str]:
+        """Names under which files may hold a weight of the model once more."""
+        return (
+            list(self.base._tied_weights_keys or ())
+            if self.head.weight is (self.language.get_input_embeddings().weight)
+            else []
+        )
+
+    def check(self) -> None:
+        """Compare this policy with its model, see ``check_fidelity``.
+
+        Raises:
+            ValueError: If it would run the model otherwise than the model runs itself.
+        """
+        check_fidelity(self)
 
     @property
     def hidden_size(self) -> int:
@@ -213,8 +254,11 @@ class MLLMPolicy:
         """Return the parameters that post-training moves."""
         if self.peft is None:
             return [p for p in self.base.parameters() if p.requires_grad]
-        named = self.base.named_parameters()
-        return [p for name, p in named if f".{ACTOR}." in name]
+        return self.adapter_parameters(ACTOR)
+
+    def adapter_parameters(self, name: str) -> list[nn.Parameter]:
+        """Return the parameters of an adapter."""
+        return [p for key, p in self.base.named_parameters() if f".{name}." in key]
 
     def remember(self, frames: int, tokens: int) -> None:
         """Make room for the features of as many frames as come back in later passes.
@@ -236,24 +280,29 @@ class MLLMPolicy:
         """Lay out a dialogue."""
         return make_row(blocks, self.codec.grid, self.codec.image_token_id)
 
-    def weights(self) -> nn.ModuleDict:
+    def least_row(self) -> Row:
+        """Return a short row with one response token, for passes that do not count."""
+        end = np.array([self.codec.end_id])
+        return self.row([Block(end, (), False), Block(end, (), True)])
+
+    def weights(self) -> Root:
         """Return what full training moves; a copy can stand in for it, see ``using``."""
         modules = {"language": self.language, "head": self.head}
         if self.train_vision:
             modules["visual"] = self.encoder.visual
-        return nn.ModuleDict(modules)
+        return Root(modules)
 
     @contextmanager
-    def using(self, modules: nn.ModuleDict) -> Iterator[None]:
+    def using(self, modules: Root) -> Iterator[None]:
         """Run other modules in place of the policy's own: "language", "head", "visual"."""
-        own = self.language, self.head, self.encoder.visual
-        self.language = modules["language"]
+        own = self.root, self.language, self.head, self.encoder.visual
+        self.root, self.language = modules, modules["language"]
         self.head = modules["head"] if "head" in modules else self.head
         self.encoder.visual = modules["visual"] if "visual" in modules else self.encoder.visual
         try:
             yield
         finally:
-            self.language, self.head, self.encoder.visual = own
+            self.root, self.language, self.head, self.encoder.visual = own
 
     def inputs(self, batch: Batch, *, train_tower: bool = True) -> dict[str, Any]:
         """Return what the language model is given in place of ids: see ``Family.inputs``.
@@ -264,6 +313,11 @@ class MLLMPolicy:
         """
         embeds = self.language.get_input_embeddings()(batch.ids)
         if not batch.frames:
+            if self.train_vision and train_tower and torch.is_grad_enabled():
+                # Processes add up gradients of the tower together, so each must have some.
+                unit = self.codec.grid.patch * self.codec.grid.merge
+                (blank,) = self.encoder([np.zeros((unit, unit, 3), np.uint8)])
+                embeds = embeds + 0.0 * blank.sum()
             return {"inputs_embeds": embeds}
         with torch.set_grad_enabled(torch.is_grad_enabled() and train_tower):
             features = torch.cat(self.encoder(batch.frames)).to(embeds.dtype)
@@ -286,7 +340,12 @@ class MLLMPolicy:
             with_entropy: Whether entropies are wanted; they cost a pass over the vocabulary.
             with_hidden: Whether the states are wanted, as a critic that is a head reads them.
         """
-        states, ids, mask = self.states(rows)
+        return self.root(self._score, rows, temperature, with_entropy, with_hidden)
+
+    def _score(
+        self, rows: Sequence[Row], temperature: float, with_entropy: bool, with_hidden: bool
+    ) -> Scores:
+        states, ids, mask = self._states(rows)
         log_probs, entropy = self._log_probs(states, ids, temperature, with_entropy)
         hidden = spread(states, mask) if with_hidden else None
         return Scores(spread(log_probs, mask), spread(entropy, mask), hidden, mask)
@@ -304,6 +363,11 @@ class MLLMPolicy:
             (T, hidden) states that predict the T response tokens of all rows, in order; their (T,)
             ids; and the (B, N) bool mask of where they belong, see ``spread``.
         """
+        return self.root(self._states, rows, train_tower)
+
+    def _states(
+        self, rows: Sequence[Row], train_tower: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         batch = collate(rows, 0, device=self.device)
         with self._recomputing():
             states = self.language(
@@ -319,8 +383,8 @@ class MLLMPolicy:
         return states[:, :-1][wanted], batch.ids[:, 1:][wanted], mask
 
     def logits(self, states: torch.Tensor, temperature: float) -> torch.Tensor:
-        """Return fp32 logits / temperature, -inf for ids that are never sampled."""
-        logits = self.head(states).float() / temperature
+        """Return logits / temperature in ``precision``, -inf for ids that are never sampled."""
+        logits = self.head(states).to(self.precision) / temperature
         return logits.index_fill(-1, self._suppressed, -torch.inf)
 
     @contextmanager
@@ -348,10 +412,31 @@ class MLLMPolicy:
         if self.lora is None:
             raise ValueError(f"adapter {name!r} needs lora=; pass it to the policy")
         self.peft.add_adapter(name, lora_config(self.lora, self.family.linear))
+        self._draw_adapter(name)
         self.peft.set_adapter(ACTOR)
-        return [p for key, p in self.base.named_parameters() if f".{name}." in key]
+        return self.adapter_parameters(name)
 
-    def save_pretrained(self, directory: str | Path, sampling: Sampling | None = None) -> None:
+    @torch.no_grad()
+    def _draw_adapter(self, name: str) -> None:
+        """Draw an adapter as peft does, also on a model whose weights are only laid out.
+
+        Always on the processor, so that the same seed gives the same adapter on every device.
+        """
+        for key, module in self.base.named_modules():
+            if not key.endswith((f".lora_A.{name}", f".lora_B.{name}")):
+                continue
+            drawn = torch.zeros(module.weight.shape)
+            if ".lora_A." in key:
+                nn.init.kaiming_uniform_(drawn, a=math.sqrt(5))
+            module.weight = nn.Parameter(drawn.to(self.device, self.precision))
+
+    def save_pretrained(
+        self,
+        directory: str | Path,
+        sampling: Sampling | None = None,
+        *,
+        but_weights: torch.dtype | None = None,
+    ) -> None:
         """Write what ``from_pretrained`` loads; with LoRA the adapter, in ``actor/``.
 
         Whoever loads it by other means, a server too, shows it the same pixels and draws its
@@ -361,11 +446,19 @@ class MLLMPolicy:
         Args:
             directory: Where to.
             sampling: How its replies are drawn.
+            but_weights: Write everything but weights, which will be added in this number format.
         """
         if self.peft is not None:
-            self.peft.save_pretrained(str(directory), selected_adapters=[ACTOR])
-        else:
+            none = {} if but_weights is None else {"state_dict": {}}
+            self.peft.save_pretrained(str(directory), selected_adapters=[ACTOR], **none)
+        elif but_weights is None:
             self.base.save_pretrained(str(directory))
+        else:
+            config = copy.deepcopy(self.base.config)
+            config.architectures = [type(self.base).__name__]
+            for each in (config, *(getattr(config, name) for name in config.sub_configs)):
+                each.dtype = but_weights
+            config.save_pretrained(str(directory))
         self.codec.tokenizer.save_pretrained(str(directory))
         self._image_processor().save_pretrained(str(directory))
         drawn = sampling or Sampling()
@@ -480,21 +573,6 @@ def load_whole(path: str | Path, **options: Any) -> Any:
     model, info = loaded
     refuse_keys(str(path), info["missing_keys"], info["unexpected_keys"])
     return model
-
-
-def refuse_keys(what: str, missing: Iterable[str], unexpected: Iterable[str]) -> None:
-    """Refuse weights of which some are missing, or belong to no part of a model.
-
-    Raises:
-        ValueError: Naming the first of them.
-    """
-    for kind, names in (("lacks", sorted(missing)), ("has unknown", sorted(unexpected))):
-        if names:
-            shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-            raise ValueError(
-                f"{what} {kind} weights ({len(names)}): {shown}; the files are damaged, or of "
-                "another version of the library"
-            )
 
 
 def spread(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
