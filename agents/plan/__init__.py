@@ -7,7 +7,8 @@ memory. In reading order:
     sizes.py        Sizes: what a model's weights and widths come to, part by part
     workload.py     Workload: the tokens of an episode, and of the batches made of them
     passes.py       bytes that a forward or backward pass takes, token by token
-    memory.py       MemoryPlan: bytes of a process by part and phase
+    moments.py      MemoryPlan: bytes of a process by part, at some moments
+    memory.py       works it out
     work.py         Work: FLOP of an iteration, by phase
     limits.py       what cards and this machine hold
     advice.py       which setting to change so that a run fits

@@ -1,10 +1,11 @@
-"""MemoryPlan: bytes of a process by part, at the moments at which the most of them is needed.
+"""Memory of a process, part by part, at the moments at which the most of it is needed.
 
-What is planned for is a learner on PyTorch's FSDP2. The processes that share a copy hold a part of
-every tensor each: weights that are trained, their gradients and moments in single precision, frozen
-ones in the format of the passes. A layer is gathered in that format just before it runs, while the
-next one is fetched; embedding, last norm and head are gathered for a whole pass. For the length of
-a rollout every process has a whole copy of language model and head. One process alone gathers
+What is planned for is ``agents.sharding``. The processes that share a copy hold a part of every
+tensor each: weights that are trained, their gradients and moments in single precision, frozen ones
+in the format of the passes. A layer is gathered in that format just before it runs, while the next
+one is fetched; what belongs to no layer (embedding, last norm, head, a tower that is trained) is
+gathered for a whole pass. For the length of a rollout every process has a whole copy of language
+model and head, for that of a rollout or an update one of a frozen tower. One process alone gathers
 nothing, unless it computes in another format than its weights have.
 """
 
@@ -12,23 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from agents.config import TrainConfig
 from agents.keeping.undo import LARGEST
+from agents.plan.moments import GIB, PARTS, MemoryPlan, Moment, Place
 from agents.plan.passes import Batch, Passes, TowerPasses
 from agents.plan.sizes import Sizes, sizes_of
 from agents.plan.workload import Workload, counter_of
+from agents.sharding import shard_size
 
-GIB = 2**30
-PhaseName = Literal["at rest", "rollout", "scoring", "learning"]
-PHASES: tuple[PhaseName, ...] = ("at rest", "rollout", "scoring", "learning")
-PARTS = (
-    "weights", "critic", "adapters", "reference", "tower", "optimiser", "gradients",
-    "gathered weights", "generation copy", "KV cache", "frame features", "activations", "logits",
-    "undo", "runtime",
-)  # fmt: skip
 # Bytes of moments of a weight; 8-bit ones have a scale for each block of 256.
 _MOMENTS = {"adamw": 8.0, "adamw8bit": 2.0625}
 _FRAMES_AT_ONCE = 256  # in the tower, see FrameEncoder
@@ -36,87 +29,6 @@ _FRAMES_AT_ONCE = 256  # in the tower, see FrameEncoder
 # the share of what tensors take that the allocator holds in blocks that do not fit.
 _CONTEXT, _COMMUNICATION, _FRAGMENTS = 0.75 * GIB, 0.5 * GIB, 0.05
 _PROCESS = 0.6 * GIB  # of a process on a CPU: Python and the libraries
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a run takes place.
-
-    Attributes:
-        processes: All of them.
-        per_machine: Those of one machine.
-        gpu: Whether each has a GPU; else they compute on the CPU.
-    """
-
-    processes: int = 1
-    per_machine: int = 1
-    gpu: bool = True
-
-    def sharing(self, shard: int) -> int:
-        """Return how many processes share a copy of the weights.
-
-        Raises:
-            ValueError: If the processes cannot be shared out so.
-        """
-        found = shard or min(self.per_machine, self.processes)
-        if self.processes % found:
-            raise ValueError(
-                f"shard={found} does not divide {self.processes} processes; use a divisor"
-            )
-        return found
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A moment of an iteration.
-
-    Attributes:
-        phase: Of the iteration.
-        name: Which moment of the phase.
-        parts: Bytes by ``PARTS``; what is absent takes none.
-    """
-
-    phase: PhaseName
-    name: str
-    parts: Mapping[str, float]
-
-    @property
-    def total(self) -> float:
-        """Bytes of all parts."""
-        return sum(self.parts.values())
-
-    @property
-    def tensors(self) -> float:
-        """Bytes of all parts but the runtime."""
-        return self.total - self.parts.get("runtime", 0.0)
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """What a process needs.
-
-    Attributes:
-        moments: Those at which it may need the most.
-        loading: Bytes of main memory that a machine needs while a model is loaded to GPUs.
-        host: Bytes of main memory that a machine needs for copies to take an update back by.
-    """
-
-    moments: tuple[Moment, ...]
-    loading: float
-    host: float
-
-    def worst(self, phase: PhaseName) -> Moment:
-        """Return the moment of a phase at which the most is needed."""
-        return max((m for m in self.moments if m.phase == phase), key=lambda m: m.total)
-
-    def moment(self, name: str) -> Moment:
-        """Return a moment by its name."""
-        return next(m for m in self.moments if m.name == name)
-
-    @property
-    def peak(self) -> Moment:
-        """The moment at which the most is needed."""
-        return max(self.moments, key=lambda m: m.total)
 
 
 def plan_memory(
@@ -163,7 +75,8 @@ class _Planner:
     ) -> None:
         self.config, self.place, self.sizes, self.load = config, place, sizes, load
         self.share = config.share(place.processes)
-        self.n = place.sharing(config.shard)
+        local = min(place.per_machine, place.processes)
+        self.n = shard_size(config.shard, place.processes, local)
         half = {"float32": 4, "bfloat16": 2}
         auto = 2 if place.gpu else 4
         self.stored = half.get(config.dtype, auto if config.lora_rank else 4)
@@ -180,10 +93,11 @@ class _Planner:
         adapter = config.lora_rank * sizes.adapted
         self.actor = adapter or sizes.actor + config.train_vision * sizes.tower
         self.trunk = {"adapter": adapter, "model": sizes.language, "head": 0}[kind]
+        self.root = sizes.root + config.train_vision * sizes.tower  # what belongs to no layer
 
     def plan(self) -> MemoryPlan:
         rest = self._rest()
-        whole = self._with_tower(rest)
+        whole = rest | self._whole_tower(rest["tower"])
         moments = [Moment("at rest", "rest", rest)]
         moments += [Moment("rollout", name, whole | more) for name, more in self._rollout()]
         whole = whole | self._undo_here()
@@ -191,15 +105,15 @@ class _Planner:
         moments += [Moment("learning", name, whole | more) for name, more in self._learning()]
         return MemoryPlan(
             tuple(Moment(m.phase, m.name, self._with_runtime(m.parts)) for m in moments),
-            loading=self.place.gpu * self.place.per_machine * self.sizes.total * self.stored,
-            host=self.place.gpu * self.place.per_machine * self._undo(),
+            loading=float(not self.sharded) * self.place.local * self.sizes.total * self.stored,
+            host=self.place.local * self._undo(),
         )
 
     def _rest(self) -> dict[str, float]:
         config, sizes, n = self.config, self.sizes, self.n
         ppo = config.ppo
-        trained = (self.actor + self.trunk) / n + self.value_head
-        parts = {"optimiser": _MOMENTS[ppo.optimizer] * trained, "critic": 4.0 * self.value_head}
+        moments = _MOMENTS[ppo.optimizer] * self.trained
+        parts = {"optimiser": moments, "critic": 4.0 * self.value_head / n}
         if config.lora_rank:
             parts["weights"] = self.stored * sizes.actor / n
             parts["adapters"] = 4.0 * (self.actor + self.trunk) / n
@@ -212,18 +126,21 @@ class _Planner:
             parts["reference"] = self.e * self.actor / n
         return parts
 
-    def _with_tower(self, rest: Mapping[str, float]) -> dict[str, float]:
-        """The tower is whole in each process whenever something runs."""
-        tower = self.e * self.sizes.tower
+    def _whole_tower(self, part: float) -> dict[str, float]:
+        """A frozen tower is whole in each process whenever something runs."""
         if self.config.train_vision:
-            more = tower if self.sharded else 0.0
-            return {**rest, "tower": rest["tower"] + more}
-        return {**rest, "tower": max(rest["tower"], float(tower))}
+            return {}
+        whole = float(self.e * self.sizes.tower)
+        return {"tower": whole + part * (self.n > 1)}
 
     def _rollout(self) -> Iterator[tuple[str, dict[str, float]]]:
         config, sizes, load, passes = self.config, self.sizes, self.load, self.passes
         wave = min(config.envs or self.share, self.share)
-        copy = {"generation copy": float(self.e * sizes.actor)} if self.sharded else {}
+        copy: dict[str, float] = {}
+        if self.sharded:
+            whole = sizes.actor + config.train_vision * sizes.tower
+            adapters = 4.0 * (self.actor + self.trunk) if config.lora_rank else 0.0
+            copy = {"generation copy": self.e * whole + adapters}
         before = 0 if config.train_vision else (self.share - wave) * load.frames
         seen, found = 0, []
         for turn in load.turns:
@@ -281,46 +198,63 @@ class _Planner:
         saved = passes.saved(batch, checkpointing) + self._given(self._frames(batch))
         layer = passes.backward(batch, checkpointing)
         single = len(self.load.rows) * episodes * self.load.longest <= batch.tokens
-        trained_trunk = self.trunk / self.n
         if self.trunk:
-            grads, rest = self._gradients(trained_trunk, single)
+            grads, rest = self._gradients(self.trunk / self.n, single)
             moving = experience + (0.0 if config.train_vision else self._tower_again(batch))
-            yield "critic", held | {
-                "gradients": grads + 4.0 * self.value_head,
-                "activations": moving + saved * rest + layer,
-            }
+            yield (
+                "critic",
+                held
+                | {
+                    "gradients": grads + 4.0 * self.value_head / self.n,
+                    "activations": moving + saved * rest + layer,
+                },
+            )
         else:  # the head reads states of whole episodes, several copies of them
             states = 4.0 * episodes * sum(self.load.said) * sizes.hidden
-            yield "critic", base | {
-                "gradients": 4.0 * self.value_head,
-                "activations": experience + 6 * states,
-            }
+            yield (
+                "critic",
+                base
+                | {
+                    "gradients": 4.0 * self.value_head / self.n,
+                    "activations": experience + 6 * states,
+                },
+            )
         grads, rest = self._gradients(self.actor / self.n, single)
         tower = self._tower_again(batch, gradients=config.train_vision)
-        yield "actor", held | {
-            "gradients": grads,
-            "activations": experience + tower + saved * rest + layer,
-        }
-        logits = passes.logits(
-            self._said(batch), gradients=True, entropy=bool(ppo.entropy_coef)
+        yield (
+            "actor",
+            held
+            | {
+                "gradients": grads,
+                "activations": experience + tower + saved * rest + layer,
+            },
         )
-        yield "actor head", held | {
-            "gradients": 4.0 * self.actor / self.n * (not single),
-            "activations": experience + tower + saved,
-            "logits": logits,
-        }
+        logits = passes.logits(self._said(batch), gradients=True, entropy=bool(ppo.entropy_coef))
+        yield (
+            "actor head",
+            held
+            | {
+                "gradients": 4.0 * self.actor / self.n * (not single),
+                "activations": experience + tower + saved,
+                "logits": logits,
+            },
+        )
         whole = {"gradients": 4.0 * self.actor / self.n, "activations": experience}
         if self.sharded and not config.lora_rank:
             # Weights, their gradients, and these in single precision to be added up.
-            yield "root", base | whole | {"gathered weights": sizes.root * (2.0 * self.e + 4)}
+            yield "root", base | whole | {"gathered weights": self.root * (2.0 * self.e + 4)}
         for name, trained in (("actor", self.actor), ("critic", self.trunk)):
-            own = trained / self.n + self.value_head * (name == "critic")
+            own = (trained + self.value_head * (name == "critic")) / self.n
             # A GPU takes roots of the second moments of all weights at once.
             temporary = 4.0 * (own if self.place.gpu else 2 * min(own, sizes.largest))
-            yield f"{name} step", base | {
-                "gradients": 4.0 * own,
-                "activations": experience + temporary,
-            }
+            yield (
+                f"{name} step",
+                base
+                | {
+                    "gradients": 4.0 * own,
+                    "activations": experience + temporary,
+                },
+            )
 
     def _gradients(self, trained: float, single: bool) -> tuple[float, float]:
         """Return the bytes of gradients while a layer is passed, and the share of inputs kept.
@@ -336,7 +270,7 @@ class _Planner:
 
     def _gathered(self) -> float:
         """Whole weights of a pass: what belongs to no layer, a layer, and the next one."""
-        return self.e * (self.sizes.root + 2.0 * self.sizes.layer) if self.sharded else 0.0
+        return self.e * (self.root + 2.0 * self.sizes.layer) if self.sharded else 0.0
 
     def _gradient_buffers(self) -> float:
         """Whole gradients of a layer, and of what belongs to none until the pass ends."""
@@ -345,7 +279,7 @@ class _Planner:
             return 0.0
         if not self.sharded:
             return 4.0 * sizes.largest  # before it is added to what is there
-        return sizes.root * self.e + sizes.layer * (self.e + 4.0)
+        return self.root * self.e + sizes.layer * (self.e + 4.0)
 
     def _micro(self, episodes: int) -> Batch:
         """Return the largest forward pass over the rows of some episodes."""
@@ -389,10 +323,15 @@ class _Planner:
         states = self.sizes.hidden * (self.config.ppo.critic == "head")
         return 4.0 * self.share * sum(self.load.said) * (12 + states)
 
+    @property
+    def trained(self) -> float:
+        """Weights that are trained in this process."""
+        return (self.actor + self.trunk + self.value_head) / self.n
+
     def _undo(self) -> float:
         """Copies of trained weights and their moments, where updates can be taken back."""
-        size = 12.0 * ((self.actor + self.trunk) / self.n + self.value_head)
-        return size if self.undoes and size <= LARGEST else 0.0
+        moments = _MOMENTS[self.config.ppo.optimizer]
+        return (4 + moments) * self.trained * (self.undoes and 12 * self.trained <= LARGEST)
 
     def _undo_here(self) -> dict[str, float]:
         return {} if self.place.gpu else {"undo": self._undo()}

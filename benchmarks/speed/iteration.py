@@ -37,7 +37,6 @@ from benchmarks.speed.sizes import SIZES, build_config
 from gym_longvideo import checks
 from gym_longvideo.wrappers import TextProtocol
 
-
 SizeName = Literal["3b", "7b", "1.5b", "0.5b", "0.1b", "tiny"]
 
 

@@ -34,7 +34,8 @@ from agents.command import parse
 from agents.model.policy import MLLMPolicy
 from agents.model.rows import micro_batches
 from agents.parallel import Processes, usable_device
-from agents.plan.memory import MemoryPlan, Place, plan_memory
+from agents.plan.memory import plan_memory
+from agents.plan.moments import MemoryPlan, Place
 from agents.plan.passes import Batch
 from agents.plan.sizes import Sizes
 from agents.plan.workload import Workload
@@ -49,9 +50,7 @@ def plan_of(
     config: ScaleConfig, policy: MLLMPolicy, episodes: Sequence[Trajectory], *, undo: bool = False
 ) -> MemoryPlan:
     """Return what is planned for just these episodes."""
-    users = [
-        max(len(e.turns[k].user.ids) for e in episodes) for k in range(len(episodes[0].turns))
-    ]
+    users = [max(len(e.turns[k].user.ids) for e in episodes) for k in range(len(episodes[0].turns))]
     load = Workload.from_turns(
         max(len(e.system.ids) for e in episodes),
         users,
