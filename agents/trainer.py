@@ -61,7 +61,7 @@ class Trainer:
         stopped_by: The signal that ended the run early, in whichever process it arrived; 0 if none.
 
     Raises:
-        ValueError: For settings that have no meaning together, or that need more memory than there is.
+        ValueError: For settings that have no meaning together, or need more memory than there is.
         CheckpointError: If there is nothing to resume, or it is of another model.
         RunError: If another process writes to the directory, or nothing can be written there.
         DivergedError: If the model holds weights that are not finite.

@@ -25,8 +25,8 @@ from agents.sharding import shard_size
 # Bytes of moments of a weight; 8-bit ones have a scale for each block of 256.
 _MOMENTS = {"adamw": 8.0, "adamw8bit": 2.0625}
 _FRAMES_AT_ONCE = 256  # in the tower, see FrameEncoder
-# Of a GPU: its context with the kernels of libraries; buffers of communication, if there is any; and
-# the share of what tensors take that the allocator holds in blocks that do not fit.
+# Of a GPU: its context with the kernels of libraries; buffers of communication, if any; and the
+# share of what tensors take that the allocator holds in blocks that do not fit.
 _CONTEXT, _COMMUNICATION, _FRAGMENTS = 0.75 * GIB, 0.5 * GIB, 0.05
 _PROCESS = 0.6 * GIB  # of a process on a CPU: Python and the libraries
 

@@ -82,7 +82,7 @@ class Passes:
             if s.recurrent is not None:
                 layers += s.recurrent.layers * self._delta_layer(batch)
         taps = (s.width // s.hidden - 1) * batch.tokens * s.hidden * self.e
-        return self._held(batch, 3) + taps + layers
+        return self._held(batch, 2 + (self.e < 4)) + taps + layers
 
     def backward(self, batch: Batch, checkpointing: bool) -> float:
         """Return what a layer takes on top while gradients go through it."""

@@ -11,7 +11,8 @@ from agents.parallel import Processes
 from agents.plan.advice import advise
 from agents.plan.limits import main_memory
 from agents.plan.memory import plan_memory
-from agents.plan.moments import GIB, Place
+from agents.plan.moments import Place
+from agents.plan.table import gib
 
 logger = logging.getLogger(__name__)
 MARGIN = 0.1  # of the limit, in which a plan is too near to tell
@@ -49,8 +50,8 @@ def refuse_what_cannot_fit(config: TrainConfig, processes: Processes) -> None:
     if limit is None or need <= (1 - MARGIN) * limit:
         return
     text = (
-        f"this run needs about {need / GIB:.1f} GiB in each process (while {peak.phase}: "
-        f"{peak.name}), and {held} {limit / GIB:.1f}"
+        f"this run needs about {gib(need)} GiB in each process ({peak.phase}: {peak.name}), and "
+        f"{held} {gib(limit)}"
     )
     if need <= (1 + MARGIN) * limit:
         logger.warning("%s; it may run out of memory", text)

@@ -2,8 +2,9 @@
 
 Counted is what the model needs, not what is computed twice: 2 FLOP for each weight of the layers
 and each token, 4 x layers x width of the queries for each pair of tokens that attend, the head
-where it is read, the tower once for each frame. A backward pass through frozen weights costs as much as the forward
-pass, one that trains them twice that. The attention inside the tower and adapters are left out.
+where it is read, the tower once for each frame. A backward pass through frozen weights costs as
+much as the forward pass, one that trains them twice that. The attention inside the tower and the
+adapters are left out.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Workload: the tokens of an episode at its fullest, and of the batches made of it.
 
 At its fullest: every turn is taken, every retrieval shows all of its frames, every reply has as
-many tokens as it may. Prompts are those of the protocol, with a question of a usual length; a
-tokenizer that lies beside the model counts them, else a rule of thumb does.
+many tokens as it may. Prompts are those of the protocol, with a question of haystack or one of a
+usual length; a tokenizer that lies beside the model counts them, else a rule of thumb does.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from agents.config import TrainConfig
 from agents.source import EPISODE_SETTINGS, frame_tokens
 from gym_longvideo.protocol import Content, Turn, make_protocol
 from gym_longvideo.settings import EpisodeSettings
+from gym_longvideo.suite import load_suite
 
 Counter = Callable[[str], int]
 
@@ -87,7 +88,8 @@ class Workload:
             shown.append(min(budget.retrieval, left))
             left -= shown[-1]
         protocol = make_protocol(config.protocol)
-        asked = [_turn(settings, k, n) for k, n in enumerate(shown)]
+        question, choices = _asked(config)
+        asked = [_turn(settings, k, n, question, choices) for k, n in enumerate(shown)]
         system = count(protocol.system(asked[0])) + _SYSTEM
         users = [
             _tokens(protocol.render(turn), count) + n * (frame + _IMAGE) + _USER
@@ -169,7 +171,18 @@ def counter_of(path: str | Path) -> Counter | None:
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def _turn(settings: EpisodeSettings, number: int, frames: int) -> Turn:
+def _asked(config: TrainConfig) -> tuple[str, tuple[str, ...]]:
+    """Return a question and its options."""
+    if config.suite != "haystack":  # others may need files
+        return _QUESTION, _OPTIONS
+    options = config.suite_of(config.split)["suite_options"]
+    task = load_suite(config.suite, split=config.split, options=options)[0]
+    return task.question, tuple(task.options)
+
+
+def _turn(
+    settings: EpisodeSettings, number: int, frames: int, question: str, options: tuple[str, ...]
+) -> Turn:
     pool = settings.pool_size
     edges = np.linspace(0.0, 3600.0, pool + 1)
     index = np.linspace(0, pool - 1, frames).astype(np.int64)
@@ -177,8 +190,8 @@ def _turn(settings: EpisodeSettings, number: int, frames: int) -> Turn:
     return Turn(
         number=number + 1,
         max_turns=settings.max_turns,
-        question=_QUESTION,
-        options=_OPTIONS,
+        question=question,
+        options=options,
         may_retrieve=number + 1 < settings.max_turns,
         pool_times=times,
         edges=edges,
@@ -194,6 +207,6 @@ def _tokens(content: Content, count: Counter) -> int:
 
 
 def _forgets_thoughts(config: TrainConfig) -> bool:
-    """Guess from the name of a model whether its template shows earlier replies without thoughts."""
+    """Guess from a model's name whether its template shows earlier replies without thoughts."""
     name = config.source.path.lower()
     return config.thinking is not False and ("thinking" in name or "qwen3.5" in name)
