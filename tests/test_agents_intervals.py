@@ -10,6 +10,7 @@ import pytest
 
 import agents.keeping
 import agents.model
+import agents.plan
 from agents.confidence import newcombe, wilson
 
 
@@ -60,7 +61,7 @@ def test_the_package_and_the_intervals_import_no_torch():
     assert said.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("package", [agents, agents.keeping, agents.model])
+@pytest.mark.parametrize("package", [agents, agents.keeping, agents.model, agents.plan])
 def test_the_package_lists_every_module_once(package):
     folder = Path(package.__file__).parent
     assert package.__doc__ is not None

@@ -86,8 +86,8 @@ def main(arguments: Sequence[str]) -> int:
             if gpu:
                 print(fits_table(config, place, plan, markdown=said.markdown), end="\n\n")
                 print(
-                    f"Main memory of a machine: {gib(plan.loading)} GiB while the model is "
-                    f"loaded, {gib(plan.host)} GiB to take updates back.",
+                    f"Main memory of a machine, in GiB: {gib(plan.loading)} while the model is "
+                    f"loaded, {gib(plan.host)} to take updates back.",
                     end="\n\n",
                 )
             print(work_table(work, place, said.peak_tflops, said.mfu, markdown=said.markdown))

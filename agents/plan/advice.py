@@ -1,7 +1,7 @@
 """Advice: which setting to change so that a run fits, found by planning it with that change.
 
-What changes nothing of what is learned comes first: recomputed activations, smaller passes, fewer
-dialogues at once, a whole copy in each process. Then moments in eight bits, another critic,
+What changes nothing of what is learned comes first: recomputed activations, smaller passes, a whole
+copy in each process, fewer dialogues at once. Then moments in eight bits, another critic,
 adapters, and last more GPUs.
 """
 
@@ -144,5 +144,5 @@ def _processes(change: Change) -> Iterator[Change]:
 
 
 _KINDS: tuple[Kind, ...] = (
-    _checkpointing, _passes, _dialogues, _sharing, _moments, _critic, _adapters, _processes,
+    _checkpointing, _passes, _sharing, _dialogues, _moments, _critic, _adapters, _processes,
 )  # fmt: skip

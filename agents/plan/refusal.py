@@ -11,8 +11,7 @@ from agents.parallel import Processes
 from agents.plan.advice import advise
 from agents.plan.limits import main_memory
 from agents.plan.memory import plan_memory
-from agents.plan.moments import Place
-from agents.plan.table import gib
+from agents.plan.moments import GIB, Place
 
 logger = logging.getLogger(__name__)
 MARGIN = 0.1  # of the limit, in which a plan is too near to tell
@@ -50,13 +49,13 @@ def refuse_what_cannot_fit(config: TrainConfig, processes: Processes) -> None:
     if limit is None or need <= (1 - MARGIN) * limit:
         return
     text = (
-        f"this run needs about {gib(need)} GiB in each process ({peak.phase}: {peak.name}), and "
-        f"{held} {gib(limit)}"
+        f"this run needs about {need / GIB:.3g} GiB in each process ({peak.phase}: {peak.name}), "
+        f"and {held} {limit / GIB:.3g}"
     )
     if need <= (1 + MARGIN) * limit:
         logger.warning("%s; it may run out of memory", text)
         return
-    change = advise(config, place, limit)
+    change = advise(config, place, limit + peak.total - need)
     remedy = "use a smaller model"
     if change is not None:
         remedy = f"use {change.options}"

@@ -120,13 +120,15 @@ def seconds(flop: float, place: Place, peak: float, mfu: float) -> float:
 
 
 def gib(size: float) -> str:
-    """Return bytes as GiB.
+    """Return bytes as GiB, few of them as MiB.
 
-    >>> gib(3 * 2**29), gib(2**20)
-    ('1.5', '0.001')
+    >>> gib(3 * 2**29), gib(2**20), gib(0)
+    ('1.5', '1 MiB', '0')
     """
     value = size / GIB
-    return f"{value:.1f}" if value >= 0.05 or not value else f"{value:.1g}"
+    if value >= 0.05 or not value:
+        return f"{value:.1f}" if value else "0"
+    return f"{value * 1024:.2g} MiB"
 
 
 def number(value: float) -> str:
