@@ -23,10 +23,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ from agents.keeping.shards import (
     fill_part,
     names_of_shards,
     read_shards,
+    wait_for,
 )
 from agents.model.policy import ACTOR, MLLMPolicy, load_whole
 from agents.model.weights import WeightFiles, fill, refuse_keys
@@ -85,7 +87,7 @@ class Checkpoints:
         self.processes = processes or Processes("cpu")
         self._writer = ShardWriter()
         self._background = ThreadPoolExecutor(1, "checkpoint")
-        self._pending: Future[Any] | None = None
+        self._pending: Callable[[], object] | None = None
 
     def save(
         self,
@@ -146,12 +148,12 @@ class Checkpoints:
         self.processes.by_main(begin)
         tensors = learner.tensors(frozen=learner.policy.lora is None)
         written = self._writer.start(draft.path / SHARDS, tensors)
-        self._pending = written
+        self._pending = partial(wait_for, written)
         if self.processes.main:
             names = _exported(learner.policy, tensors)
             self._pending = self._background.submit(
                 self._complete, draft, head(), written, names, dtype
-            )
+            ).result
         return draft.final
 
     def finish(self) -> None:
@@ -172,7 +174,7 @@ class Checkpoints:
         if pending is None:
             return None
         try:
-            pending.result()
+            pending()
         except CheckpointError as error:
             return str(error)
         except Exception as error:
@@ -197,7 +199,7 @@ class Checkpoints:
     ) -> None:
         """Put a checkpoint in its place as soon as all processes have written their parts."""
         with self._guarded(draft):
-            written.result()
+            wait_for(written)
             where = draft.path / "policy"
             if (where / ACTOR).is_dir():
                 export(draft.path / SHARDS, names, where / ACTOR, name="adapter_model")

@@ -92,8 +92,8 @@ class Sharding:
             reference: The frozen copy, if there is one.
 
         Raises:
-            ValueError: If the weights of an empty policy cannot be read, or it would run its model
-                otherwise than the model runs itself.
+            ValueError: If the weights of an empty policy cannot be read. Whether it runs its model
+                as the model runs itself is not asked, because that is a pass; see ``check``.
         """
         if not self.on:
             return
@@ -101,11 +101,14 @@ class Sharding:
         self._policy = policy
         compute = None if policy.lora is not None else self.compute
         visual = policy.base.model.visual
-        if reference is not None and compute is not None:
-            reference.to(compute)
+        if compute is not None:
+            frozen = [reference, None if policy.train_vision else visual]
+            for weight in (
+                p for module in frozen if module is not None for p in module.parameters()
+            ):
+                # Not module.to: positions are worked out from tensors that are no weights.
+                weight.data = weight.data.to(compute)
         if not policy.train_vision:
-            if compute is not None:
-                visual.to(compute)
             self._tower = Whole(visual, policy.device)
             policy.encoder.visual = self._tower.modules
         self._whole = Whole(policy.root, policy.device, compute)
@@ -147,6 +150,13 @@ class Sharding:
                 tied = part == "head" and f"{prefixes[part]}weight" not in places
                 if not tied:
                     fill(module, prefixes[part], places)
+
+    def check(self, policy: MLLMPolicy) -> None:
+        """Compare a policy that was empty with its model; all processes must do so together.
+
+        Raises:
+            ValueError: If it would run the model otherwise than the model runs itself.
+        """
         with self.seeing():
             policy.check()
 

@@ -136,6 +136,8 @@ class Trainer:
         )
         odd = self.processes.gather(not_finite(self.policy.base.named_parameters()))
         refuse([name for names in odd for name in names], "before training")
+        if policy is None and self.sharding.on:  # what was loaded whole was asked then
+            self.sharding.check(self.policy)
         self.keeper = Keeper(config, self.learner, self.processes)
         rank = self.processes.rank
         self.generator = torch.Generator(self.policy.device)

@@ -5,16 +5,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from agents_models import DOT, TALL, WIDE, episode, model_dir
+from agents_peers import together
+from torch.distributed.tensor import DTensor
 
+from agents.model import policy as policy_module
+from agents.model.decoding import DecodeSession
 from agents.model.policy import LoRA, MLLMPolicy
-from agents.parallel import Processes
+from agents.model.sampling import Sampling
+from agents.parallel import Processes, own
 from agents.ppo import PPOLearner
 from agents.ppo_config import PRESETS, PPOConfig
-from agents.sharding import Sharding, whole
+from agents.sharding import Sharding, shard_size, whole
 
-EPISODES = 7
+SHOWN = (
+    ((DOT, DOT), (WIDE,), (TALL, DOT)), ((TALL,),), ((WIDE, TALL, DOT), ()), ((), (DOT,)),
+    ((WIDE,), (DOT,)), ((),), ((DOT,), (TALL,), ()),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,71 +33,81 @@ class Case:
     Attributes:
         preset: Of PPO.
         dtype: Of the weights.
-        shares: "even"; "uneven", all but two with the first process; "empty", all with the last.
-        empty: Whether the policy is loaded in parts.
-        train_vision: Whether the tower is trained.
+        shares: "even"; "uneven", two with the second process and the others with the first;
+            "one has all", the last.
         updates: Batches learned from.
+        empty: Whether weights are read in parts.
         shard: The setting.
+        train_vision: Whether the tower is trained.
+        checkpointing: Whether activations are computed again, those of the head in chunks.
+        compute: Number format of passes.
     """
 
     preset: str
     dtype: torch.dtype = torch.float64
     shares: str = "uneven"
+    updates: int = 2
     empty: bool = False
-    train_vision: bool = False
-    updates: int = 10
     shard: int = 0
+    train_vision: bool = False
     checkpointing: bool = False
+    compute: torch.dtype | None = None
 
     def places(self, rank: int, size: int) -> list[int]:
-        everything = list(range(EPISODES))
+        """Return the episodes of a process."""
+        everything = list(range(len(SHOWN)))
         if self.shares == "even" or size == 1:
             return everything[rank::size]
-        if self.shares == "empty":
+        if self.shares == "one has all":
             return everything if rank == size - 1 else []
         return {0: everything[2:], 1: everything[:2]}.get(rank, [])
 
 
+SINGLE = Case("paper", torch.float32, "even")
 CASES = {
-    "paper": Case("paper", empty=True),
-    "paper, one has all": Case("paper", shares="empty", updates=2),
-    "paper, tower": Case("paper", train_vision=True, updates=3),
-    "paper, single": Case("paper", torch.float32, shares="even", checkpointing=True),
-    "recommended": Case("recommended", empty=True),
-    "recommended, one has all": Case("recommended", shares="empty", updates=2),
-    "recommended, single": Case("recommended", torch.float32, shares="even", checkpointing=True),
-    "tiny": Case("tiny"),
-    "tiny, one has all": Case("tiny", shares="empty", updates=2),
-    "tiny, single": Case("tiny", torch.float32, shares="even", empty=True),
+    "paper": Case("paper", updates=10, empty=True),
+    "paper, tower": Case("paper", train_vision=True, checkpointing=True),
+    "paper, single": replace(SINGLE, updates=10, checkpointing=True),
+    "recommended": Case("recommended", updates=10, empty=True),
+    "recommended, one has all": Case("recommended", shares="one has all"),
+    "recommended, single": replace(SINGLE, preset="recommended", checkpointing=True),
+    "tiny": Case("tiny", shares="one has all", updates=10),
+    "tiny, single": replace(SINGLE, preset="tiny", empty=True),
+    "half precision": replace(SINGLE, compute=torch.bfloat16),
 }
-
-
-def config_of(case: Case) -> PPOConfig:
-    ppo = PRESETS[case.preset]
-    return replace(
-        ppo, actor_lr=1e-3, critic_lr=1e-3, critic_warmup=0, minibatch=99, micro_batch_tokens=192
-    )  # one step with several micro-batches, whoever has which episode
+OF_THREE = ("paper", "recommended, one has all", "tiny, single")
+OF_FOUR = ("tiny, single",)  # two copies of the weights, two processes each
+GAPS = {torch.float64: (1e-10, 1e-8), torch.float32: (1e-6, 2e-4)}
 
 
 def policy_of(case: Case, empty: bool) -> MLLMPolicy:
+    """Return the policy of a case, the same in each process."""
     torch.manual_seed(5)
-    lora = LoRA(rank=4, alpha=8.0) if case.preset == "recommended" else None
     return MLLMPolicy.from_pretrained(
         model_dir(),
         device="cpu",
         dtype=case.dtype,
-        lora=lora,
+        lora=LoRA(rank=4, alpha=8.0) if case.preset == "recommended" else None,
         train_vision=case.train_vision,
         checkpointing=case.checkpointing,
         empty=empty,
     )
 
 
+def config_of(case: Case) -> PPOConfig:
+    """Return a configuration of one step with several micro-batches, whoever has which episode."""
+    return replace(
+        PRESETS[case.preset],
+        actor_lr=1e-3,
+        critic_lr=1e-3,
+        critic_warmup=0,
+        minibatch=99,
+        micro_batch_tokens=192,
+    )
+
+
 def batch_of(policy: MLLMPolicy) -> list[Any]:
-    shapes = (
-        ((DOT, DOT), (WIDE,), (TALL, DOT)), ((TALL,),), ((WIDE, TALL, DOT), ()), ((), (DOT,)),
-        ((WIDE,), (DOT,)), ((),), ((DOT,), (TALL,), ()),
-    )  # fmt: skip
+    """Return episodes of many forms, some of which show no frame."""
     rng = np.random.default_rng(0)
     return [
         episode(
@@ -99,16 +118,16 @@ def batch_of(policy: MLLMPolicy) -> list[Any]:
             rewards=rng.normal(size=len(shown)).tolist(),
             retrieved=rng.integers(0, 2, len(shown)).tolist(),
         )
-        for seed, shown in enumerate(shapes)
+        for seed, shown in enumerate(SHOWN)
     ]
 
 
 def learned(case: Case, processes: Processes) -> dict[str, Any]:
     """Learn from this process's share; return the first gradients, the last weights, metrics."""
     policy = policy_of(case, case.empty and processes.size > 1)
-    learner = PPOLearner(
-        policy, config_of(case), processes=processes, sharding=Sharding(processes, case.shard)
-    )
+    sharding = Sharding(processes, case.shard, case.compute)
+    learner = PPOLearner(policy, config_of(case), processes=processes, sharding=sharding)
+    sharding.check(policy)
     first: dict[str, list[torch.Tensor]] = {}
     for name in ("actor", "critic"):
         optimizer, parameters = (
@@ -117,51 +136,117 @@ def learned(case: Case, processes: Processes) -> dict[str, Any]:
         step = optimizer.step
 
         def record(step=step, parameters=parameters, name=name):
-            first.setdefault(name, [
-                torch.zeros(1) if p.grad is None else whole(p.grad) for p in parameters
-            ])  # fmt: skip
+            grads = [torch.zeros(1) if p.grad is None else whole(p.grad) for p in parameters]
+            first.setdefault(name, grads)
             step()
 
         optimizer.step = record
     trajectories = batch_of(policy)
     mine = [trajectories[i] for i in case.places(processes.rank, processes.size)]
     metrics = [learner.update(mine) for _ in range(case.updates)]
-    trained = (*learner.actor_parameters, *learner.critic_parameters)
-    held = [tensor for p in trained for tensor in (p, *(t for t in _moments(learner, p) if t.ndim))]
+    moved = [t for t in learner.tensors().values() if t.ndim]
     return {
         "grads": first,
-        "weights": [whole(p) for p in trained],
+        "weights": [whole(p) for p in (*learner.actor_parameters, *learner.critic_parameters)],
         "metrics": [{k: v for k, v in m.items() if not k.endswith("_s")} for m in metrics],
-        "held": sum(_local(t).numel() * t.element_size() for t in held),
-        "all": sum(t.numel() * t.element_size() for t in held),
+        "share": sum(own(t).nbytes for t in moved) / sum(t.numel() * t.itemsize for t in moved),
+        "said": said_while(learner, processes),
     }
 
 
-def _moments(learner: PPOLearner, parameter: Any) -> list[torch.Tensor]:
-    state = {**learner.actor_optimizer.state, **learner.critic_optimizer.state}[parameter]
-    return [value for value in state.values() if isinstance(value, torch.Tensor)]
+def said_while(learner: PPOLearner, processes: Processes) -> list[list[int]]:
+    """Return greedy replies; processes decode for different times, and so must not wait."""
+    policy = learner.policy
+    blocks = [[each.system, each.turns[0].user] for each in batch_of(policy)[:2]]
+    with learner.sharding.playing():
+        limit = 6 + 3 * processes.rank
+        session = DecodeSession(policy, Sampling(greedy=True, max_new_tokens=limit))
+        replies = session.reply([0, 1], blocks, fresh=True)
+    return [reply.ids[:6].tolist() for reply in replies]
 
 
-def _local(tensor: Any) -> torch.Tensor:
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def worker(out: str) -> None:
+def worker(out: str, names: tuple[str, ...], shard: int) -> None:
     """Run in a process of its own."""
     torch.set_num_threads(1)
     model_dir()  # beforehand: among several processes transformers lets only the first one write
+    policy_module.CHUNK_ABOVE, policy_module.CHUNK = 0, 8  # type: ignore[misc]
     processes = Processes("cpu")
-    done = {name: learned(case, processes) for name, case in CASES.items()}
-    torch.save(done, Path(out) / f"{processes.size}-{processes.rank}.pt")
-    processes.wait()
+    done = {name: learned(replace(CASES[name], shard=shard), processes) for name in names}
+    torch.save(done, Path(out) / f"{processes.rank}.pt")
     processes.close()
 
 
-if __name__ == "__main__":
-    import sys
-    import time
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Return what each process of two, three and four found."""
+    found = {}
+    for size, names, shard in ((2, tuple(CASES), 0), (3, OF_THREE, 0), (4, OF_FOUR, 2)):
+        out = str(tmp_path_factory.mktemp(f"of-{size}"))
+        together(worker, size, out, names, shard)
+        found[size] = [torch.load(Path(out, f"{rank}.pt")) for rank in range(size)]
+    return found
 
-    for name, case in CASES.items():
-        t = time.time()
-        r = learned(case, Processes("cpu"))
-        print(name, time.time() - t, r["metrics"][-1], file=sys.stderr)
+
+@pytest.fixture(scope="module")
+def alone():
+    """Return a function that learns a case in one process, once."""
+    known: dict[str, Any] = {}
+
+    def learn(name: str) -> dict[str, Any]:
+        if name not in known:
+            known[name] = learned(replace(CASES[name], compute=None), Processes("cpu"))
+        return known[name]
+
+    return learn
+
+
+def gap(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
+    """Return how far the farthest of some tensors are apart, as a share of the size of all."""
+    size = torch.cat([tensor.flatten() for tensor in ours]).norm()
+    return max(float((a - b).norm() / size) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [*((2, n) for n in CASES if n != "half precision"), *((3, n) for n in OF_THREE),
+     *((4, n) for n in OF_FOUR)],
+)  # fmt: skip
+def test_sharded_weights_learn_what_whole_ones_learn(runs, alone, size, name):
+    one = alone(name)
+    of_grads, of_weights = GAPS[CASES[name].dtype]
+    for process in runs[size]:
+        theirs = process[name]
+        for who in ("actor", "critic"):
+            assert max(float(g.abs().max()) for g in one["grads"][who]) > 1e-4
+            assert gap(one["grads"][who], theirs["grads"][who]) < of_grads
+        for a, b in zip(one["weights"], theirs["weights"], strict=True):
+            assert float((a - b).abs().max()) < of_weights
+        for ours, others in zip(one["metrics"], theirs["metrics"], strict=True):
+            assert others == pytest.approx(ours, rel=100 * of_weights, abs=of_weights, nan_ok=True)
+        assert theirs["said"] == one["said"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_of_two_processes_holds_half_of_what_moves(runs, name):
+    assert [process[name]["share"] for process in runs[2]] == pytest.approx([0.5, 0.5], abs=0.01)
+
+
+def test_passes_in_half_precision_leave_weights_and_sums_in_single(runs, alone):
+    one, two = alone("half precision"), runs[2][0]["half precision"]
+    assert {tensor.dtype for tensor in (*two["weights"], *two["grads"]["actor"])} == {torch.float32}
+    assert 1e-4 < gap(one["grads"]["actor"], two["grads"]["actor"]) < 0.15  # 8 bits
+    assert two["metrics"][0]["ref_kl"] == 0.0  # a reference in the same format
+
+
+def test_processes_are_shared_out_by_machine():
+    assert shard_size(0, 16, 8) == 8 and shard_size(0, 6, 6) == 6 and shard_size(4, 8, 8) == 4
+    assert shard_size(0, 12, 8) == 12  # unequal machines hold one copy together
+    with pytest.raises(ValueError, match=r"shard=3: 8 processes .* use one of \[1, 2, 4, 8\]"):
+        shard_size(3, 8, 8)
+
+
+def test_one_process_keeps_plain_weights_unless_passes_are_in_another_format():
+    assert not Sharding(Processes("cpu")).on
+    assert Sharding(Processes("cpu"), compute=torch.bfloat16).on
+    learner = PPOLearner(policy_of(CASES["tiny"], False), PRESETS["tiny"])
+    assert not any(isinstance(p, DTensor) for p in learner.actor_parameters)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -55,6 +56,19 @@ class ShardWriter:
             process_group=self._group,
         )
         return getattr(found, "upload_completion", found)
+
+
+def wait_for(written: Future[Any]) -> None:
+    """Wait for what ``ShardWriter.start`` began.
+
+    Raises:
+        OSError: If a process could not write its part, saying which and why.
+    """
+    try:
+        written.result()
+    except CheckpointException as error:  # no Exception in torch
+        rank, (cause, _) = next(iter(error.failures.items()))
+        raise OSError(f"process {rank}: {cause}") from error
 
 
 @torch.no_grad()

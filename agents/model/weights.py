@@ -212,7 +212,9 @@ def _files(path: str) -> list[Path]:
     if (index := directory / INDEX).is_file():
         try:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
+            if odd := [name for name in names if Path(name).name != name]:
+                raise ValueError(f"{odd[0]!r} is no name of a file")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"{index} cannot be read: {error!r}") from error
         return [directory / name for name in sorted(names)]
     if (single := directory / SINGLE).is_file():
