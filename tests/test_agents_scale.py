@@ -15,14 +15,8 @@ from agents.plan.work import Work
 from agents.ppo import PPOLearner
 from agents.ppo_config import make_config
 from benchmarks.speed import memory, scale
-from benchmarks.speed.iteration import (
-    Meter,
-    Phase,
-    ScaleConfig,
-    build_policy,
-    dialogues,
-    iterate,
-)
+from benchmarks.speed.iteration import Meter, Phase, iterate
+from benchmarks.speed.scaled import ScaleConfig, build_policy, dialogues
 from benchmarks.speed.sizes import SIZES, build_config
 
 SMALL = {

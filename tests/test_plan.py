@@ -36,8 +36,8 @@ from agents.plan.work import Work, iteration
 from agents.plan.workload import Step, Workload, counter_of
 from agents.source import PolicySource
 from agents.trainer import Trainer
-from benchmarks.speed import iteration as measured
-from benchmarks.speed.iteration import ScaleConfig, build_policy, dialogues
+from benchmarks.speed import scaled
+from benchmarks.speed.scaled import ScaleConfig, build_policy, dialogues
 from gym_longvideo import __main__ as cli
 
 DOCS = Path(__file__).parents[1] / "docs" / "plan.md"
@@ -197,7 +197,7 @@ MIDDLE = Size(128, 3, 4, 2, 352, 2048, True, (4, 6, 6), 3, 64, 2, 172, (0, 2))
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("rank", [0, 16])
 def test_passes_take_the_bytes_of_their_tensors(rank, dtype, padded, checkpointing, monkeypatch):
-    monkeypatch.setitem(measured.SIZES, "tiny", MIDDLE)
+    monkeypatch.setitem(scaled.SIZES, "tiny", MIDDLE)
     config = ScaleConfig(
         "tiny", "cpu", dtype, episodes=2, frame_budget=16, frame_tokens=8, lora_rank=rank,
         checkpointing=checkpointing,

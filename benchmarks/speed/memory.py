@@ -21,7 +21,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +29,10 @@ import torch
 
 from agents.command import from_json, parse, to_json
 from agents.keeping.undo import Undo
-from agents.parallel import Processes, usable_device
-from agents.ppo import PPOLearner
-from benchmarks.speed.iteration import (
-    Meter,
-    Phase,
-    ScaleConfig,
-    SizeName,
-    build_policy,
-    dialogues,
-    iterate,
-)
+from agents.parallel import usable_device
+from benchmarks.speed.iteration import Meter, Phase, iterate
 from benchmarks.speed.scale import plan_of, planned_bytes
+from benchmarks.speed.scaled import ScaleConfig, SizeName, build_learner, dialogues
 from gym_longvideo.command import as_command
 from gym_longvideo.files import write_whole
 
@@ -111,9 +103,9 @@ def measure(config: MemoryConfig) -> dict[str, Any]:
     torch.manual_seed(0)
     device = torch.device(config.device)
     on_gpu = device.type == "cuda"
-    before = 0 if on_gpu else _before()
-    policy = build_policy(config)
-    learner = PPOLearner(policy, config.training.ppo, processes=Processes(config.device))
+    before = 0 if on_gpu else _before(config)
+    learner = build_learner(config)
+    policy = learner.policy
     episodes = dialogues(policy.codec, config)
     undoes = config.undo and not on_gpu  # there the copies lie in main memory
     planned = planned_bytes(plan_of(config, policy, episodes, undo=undoes))
@@ -142,15 +134,14 @@ def measure(config: MemoryConfig) -> dict[str, Any]:
     }
 
 
-def _before() -> int:
+def _before(config: MemoryConfig) -> int:
     """Return what is resident once the libraries are at work: a tiny model plays an iteration."""
-    config = MemoryConfig(size="tiny", episodes=2, frame_tokens=1, reply_tokens=2, lora_rank=2)
-    policy = build_policy(config)
-    learner = PPOLearner(policy, config.training.ppo)
+    config = replace(config, size="tiny", episodes=2, frame_tokens=1, reply_tokens=2)
+    learner = build_learner(config)
     generator = torch.Generator().manual_seed(0)
-    episodes = dialogues(policy.codec, config)
-    iterate(learner, episodes, config, generator, Meter(policy.device))
-    del policy, learner, episodes
+    episodes = dialogues(learner.policy.codec, config)
+    iterate(learner, episodes, config, generator, Meter(learner.policy.device))
+    del learner, episodes
     gc.collect()
     return resident()
 

@@ -33,15 +33,15 @@ import torch
 from agents.command import parse
 from agents.model.policy import MLLMPolicy
 from agents.model.rows import micro_batches
-from agents.parallel import Processes, usable_device
+from agents.parallel import usable_device
 from agents.plan.memory import plan_memory
 from agents.plan.moments import MemoryPlan, Place
 from agents.plan.passes import Batch
 from agents.plan.sizes import Sizes
 from agents.plan.workload import Workload
-from agents.ppo import PPOLearner
 from agents.trajectory import Trajectory
-from benchmarks.speed.iteration import Meter, Phase, ScaleConfig, build_policy, dialogues, iterate
+from benchmarks.speed.iteration import Meter, Phase, iterate
+from benchmarks.speed.scaled import ScaleConfig, build_learner, dialogues
 from gym_longvideo.command import as_command
 from gym_longvideo.files import write_whole
 
@@ -76,10 +76,12 @@ def planned_bytes(plan: MemoryPlan) -> dict[str, float]:
         **{name: (name,) for name in ("vision", "prefill", "decode")},
         "score": ("score", "score head"),
         "critic": ("critic", "critic step"),
-        "actor": ("actor", "actor head", "actor step"),
+        "actor": ("actor", "actor head", "root", "actor step"),
     }
+    tensors = {moment.name: moment.tensors for moment in plan.moments}
     found = {
-        phase: max(plan.moment(name).tensors for name in names) for phase, names in moments.items()
+        phase: max(tensors[name] for name in names if name in tensors)
+        for phase, names in moments.items()
     }
     return {**found, "whole": max(found.values())}
 
@@ -89,8 +91,8 @@ def measure(config: ScaleConfig) -> dict[str, Any]:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(0)
-    policy = build_policy(config)
-    learner = PPOLearner(policy, config.training.ppo, processes=Processes(config.device))
+    learner = build_learner(config)
+    policy = learner.policy
     episodes = dialogues(policy.codec, config)
     planned = planned_bytes(plan_of(config, policy, episodes))
     generator = torch.Generator(policy.device).manual_seed(0)
