@@ -319,6 +319,18 @@ def test_near_the_limit_there_is_a_warning(share, says, monkeypatch, caplog):
         assert says in caplog.text and bool(caplog.text) == bool(says)
 
 
+def test_the_process_with_the_least_memory_decides_for_all(monkeypatch):
+    class One(Processes):
+        def largest(self, value: float) -> float:
+            return max(value, -40 * GIB) if value < 0 else value  # another process has 40 GiB
+
+    config = make_train_config("recommended", model=SEVEN, device="cpu")
+    monkeypatch.setattr(refusal, "main_memory", lambda: 100 * GIB)
+    refusal.refuse_what_cannot_fit(config, Processes("cpu"))
+    with pytest.raises(ValueError, match="and one here has 40;"):
+        refusal.refuse_what_cannot_fit(config, One("cpu"))
+
+
 def test_what_is_not_known_is_not_refused(tmp_path, monkeypatch, caplog):
     config = small(tmp_path)
     monkeypatch.setattr(refusal, "main_memory", lambda: None)

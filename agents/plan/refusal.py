@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import torch
 
@@ -28,34 +29,39 @@ def refuse_what_cannot_fit(config: TrainConfig, processes: Processes) -> None:
         processes: Of the run.
 
     Raises:
-        ValueError: If it needs over a tenth more, naming need, limit, and what to change.
+        ValueError: In every process, if one needs over a tenth more than it has, naming need,
+            limit, and what to change.
     """
     gpu = processes.device.type == "cuda"
     place = Place(processes.size, processes.local_size, gpu)
+    need = extra = 0.0
+    where = ""
     try:
         peak = plan_memory(config, place).peak
+        where = f"{peak.phase}: {peak.name}"
+        need = peak.total if gpu else peak.tensors  # on a CPU this process is there already
+        extra = peak.total - need
     except Exception as error:  # a plan must never keep a model from being trained
         logger.info("the memory of this run is not planned: %s", error)
-        return
     if gpu:
-        limit: float | None = torch.cuda.mem_get_info(processes.device)[1]
-        held = f"{torch.cuda.get_device_name(processes.device)} has"
-        need = peak.total
+        limit = float(torch.cuda.mem_get_info(processes.device)[1])
     else:
         available = main_memory()
-        limit = None if available is None else available / min(place.per_machine, place.processes)
-        held = "a process here has"
-        need = peak.tensors  # this process is there already
-    if limit is None or need <= (1 - MARGIN) * limit:
+        limit = (
+            math.inf if available is None else available / min(place.processes, place.per_machine)
+        )
+    # All go on, or none: what is left differs from process to process.
+    need, limit = processes.largest(need), -processes.largest(-limit)
+    if need <= (1 - MARGIN) * limit:
         return
     text = (
-        f"this run needs about {need / GIB:.3g} GiB in each process ({peak.phase}: {peak.name}), "
-        f"and {held} {limit / GIB:.3g}"
+        f"this run needs about {need / GIB:.3g} GiB in each process ({where}), and one here "
+        f"has {limit / GIB:.3g}"
     )
     if need <= (1 + MARGIN) * limit:
         logger.warning("%s; it may run out of memory", text)
         return
-    change = advise(config, place, limit + peak.total - need)
+    change = advise(config, place, limit + extra)
     remedy = "use a smaller model"
     if change is not None:
         remedy = f"use {change.options}"
