@@ -175,6 +175,9 @@ def test_other_settings_take_what_they_should():
     assert one.host == pytest.approx(12 * (2 * 64 * sizes.adapted + 3 * 3584 + 1))
     two = plan_memory(lora, Place(2, 2))
     assert two.moment("decode").parts["generation copy"] > 2 * sizes.actor
+    assert plan_memory(replace(lora, attention="eager"), Place()).peak.total > one.peak.total
+    flash = plan_memory(replace(lora, attention="flash_attention_2"), Place())
+    assert flash.moment("prefill").total < one.moment("prefill").total
     cpu = plan_memory(TrainConfig(), Place(gpu=False))
     assert "undo" in cpu.worst("learning").parts and "undo" not in cpu.worst("rollout").parts
 

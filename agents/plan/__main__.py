@@ -1,7 +1,7 @@
 """Say what a training run needs, without loading anything.
 
-All options of ``longvideo train`` are taken, and those below. With several numbers of GPUs there is
-a line for each; with one, every part of the memory of a process and the work of an iteration:
+All options of ``longvideo train`` are taken beside its own. With several numbers of GPUs there is a
+line for each; with one, every part of the memory of a process and the work of an iteration:
 
     longvideo plan --preset paper --model Qwen/Qwen2.5-VL-7B-Instruct --gpus 8 --memory 80
     longvideo plan --model Qwen/Qwen3-VL-4B-Instruct --gpus 1 2 4 8 --markdown
@@ -52,7 +52,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("--gpus", type=int, nargs="+", default=[1], help="processes of a run, each with a GPU")
     add("--gpus-per-node", type=int, default=8, help="most GPUs of a machine")
-    add("--memory", default="", help="of each GPU: 24, 40, 80 or 141 for cards of so many GB, "
+    add("--memory", help="of each GPU: 24, 40, 80 or 141 for cards of so many GB, "
         "any other number in GiB")  # fmt: skip
     add("--peak-tflops", type=float, default=0.0, help="of a GPU, for seconds by calculation")
     add("--mfu", type=float, default=0.1, help="share of that peak that is reached")

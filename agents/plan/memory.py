@@ -82,8 +82,9 @@ class _Planner:
         self.stored = half.get(config.dtype, auto if config.lora_rank else 4)
         self.e = self.stored if config.lora_rank else half.get(config.compute, auto)
         self.sharded = self.n > 1 or self.e != self.stored
-        eager = config.attention == "eager"
-        self.passes = Passes(sizes, self.e, config.lora_rank, eager, place.gpu)
+        attention = config.attention
+        self.passes = Passes(sizes, self.e, config.lora_rank, attention == "eager", place.gpu)
+        self.masks = attention != "flash_attention_2"  # which is told where rows end
         self.tower = TowerPasses(sizes, self.e)
         self.micro = micro
         self.undoes = undoes
@@ -147,7 +148,9 @@ class _Planner:
             shown = wave * turn.frames
             seen = min(seen + turn.frames, load.frames)
             frames = self._features(before + (0 if config.train_vision else wave * seen))
-            batch = Batch(wave * turn.new, turn.new + turn.past, wave, wave > 1 or turn.past > 0)
+            batch = Batch(
+                wave * turn.new, turn.new + turn.past, wave, self.masks and wave + turn.past > 1
+            )
             held = batch._replace(columns=turn.past)
             at_once = min(shown, _FRAMES_AT_ONCE) * load.frame * sizes.merged
             found.append(("vision", {
@@ -200,61 +203,36 @@ class _Planner:
         single = len(self.load.rows) * episodes * self.load.longest <= batch.tokens
         if self.trunk:
             grads, rest = self._gradients(self.trunk / self.n, single)
-            moving = experience + (0.0 if config.train_vision else self._tower_again(batch))
-            yield (
-                "critic",
-                held
-                | {
-                    "gradients": grads + 4.0 * self.value_head / self.n,
-                    "activations": moving + saved * rest + layer,
-                },
-            )
+            tower = 0.0 if config.train_vision else self._tower_again(batch)
+            critic = held | {"activations": experience + tower + saved * rest + layer}
         else:  # the head reads states of whole episodes, several copies of them
+            grads = 0.0
             states = 4.0 * episodes * sum(self.load.said) * sizes.hidden
-            yield (
-                "critic",
-                base
-                | {
-                    "gradients": 4.0 * self.value_head / self.n,
-                    "activations": experience + 6 * states,
-                },
-            )
+            critic = base | {"activations": experience + 6 * states}
+        yield "critic", critic | {"gradients": grads + 4.0 * self.value_head / self.n}
         grads, rest = self._gradients(self.actor / self.n, single)
         tower = self._tower_again(batch, gradients=config.train_vision)
-        yield (
-            "actor",
-            held
-            | {
-                "gradients": grads,
-                "activations": experience + tower + saved * rest + layer,
-            },
-        )
-        logits = passes.logits(self._said(batch), gradients=True, entropy=bool(ppo.entropy_coef))
-        yield (
-            "actor head",
-            held
-            | {
-                "gradients": 4.0 * self.actor / self.n * (not single),
-                "activations": experience + tower + saved,
-                "logits": logits,
-            },
-        )
-        whole = {"gradients": 4.0 * self.actor / self.n, "activations": experience}
+        actor = held | {"gradients": grads}
+        yield "actor", actor | {"activations": experience + tower + saved * rest + layer}
+        head = {
+            "gradients": 4.0 * self.actor / self.n * (not single),
+            "activations": experience + tower + saved,
+            "logits": passes.logits(
+                self._said(batch), gradients=True, entropy=bool(ppo.entropy_coef)
+            ),
+        }
+        yield "actor head", held | head
         if self.sharded and not config.lora_rank:
             # Weights, their gradients, and these in single precision to be added up.
-            yield "root", base | whole | {"gathered weights": self.root * (2.0 * self.e + 4)}
+            whole = {"gathered weights": self.root * (2.0 * self.e + 4)}
+            grads = 4.0 * self.actor / self.n
+            yield "root", base | whole | {"gradients": grads, "activations": experience}
         for name, trained in (("actor", self.actor), ("critic", self.trunk)):
             own = (trained + self.value_head * (name == "critic")) / self.n
             # A GPU takes roots of the second moments of all weights at once.
-            temporary = 4.0 * (own if self.place.gpu else 2 * min(own, sizes.largest))
-            yield (
-                f"{name} step",
-                base
-                | {
-                    "gradients": 4.0 * own,
-                    "activations": experience + temporary,
-                },
-            )
+            more = 4.0 * (own if self.place.gpu else 2 * min(own, sizes.largest))
+            step = {"gradients": 4.0 * own, "activations": experience + more}
+            yield f"{name} step", base | step
 
     def _gradients(self, trained: float, single: bool) -> tuple[float, float]:
         """Return the bytes of gradients while a layer is passed, and the share of inputs kept.
@@ -289,7 +267,7 @@ class _Planner:
         tokens = min(episodes * sum(self.load.rows), self.config.ppo.micro_batch_tokens)
         tokens = max(longest, tokens)
         rows = math.ceil(tokens / longest)
-        return Batch(tokens, longest, rows, rows > 1)
+        return Batch(tokens, longest, rows, self.masks and rows > 1)
 
     def _said(self, batch: Batch) -> int:
         return math.ceil(batch.tokens * max(
