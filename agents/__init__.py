@@ -15,6 +15,7 @@ The path of a training run:
     ppo_config.py     PPOConfig and the presets
     advantages.py     rewards on tokens, turn-aware GAE, whitening: pure
     losses.py         clipped policy and value losses, entropy, KL estimates: pure
+    optimizers.py     AdamW, and AdamW that remembers in eight bits
     curriculum.py     RetrievalBonus and BootstrapCurriculum: a passing bonus for retrieving
 
 The model is a wing of its own, ``agents/model``; see there. The tiny one that is shipped:
@@ -22,16 +23,17 @@ The model is a wing of its own, ``agents/model``; see there. The tiny one that i
     pretrain_tiny.py  how its weights were made; they lie in weights/tiny
     lessons.py        what they were taught: dialogues with a teacher's replies
 
-So is what keeps a run from being lost, ``agents/keeping``, and so is what a run needs, worked out
-before it begins, ``agents/plan``. What a run leaves behind:
+So are what deals batches out to processes, ``agents/dealing``, what keeps a run from being lost,
+``agents/keeping``, and what a run needs, worked out before it begins, ``agents/plan``. What a run
+leaves behind:
 
     evaluation.py     Evaluation: what episodes say about a policy
     confidence.py     Wilson's and Newcombe's intervals of proportions
     metrics.py        the names under which numbers are logged
     logbook.py        TensorBoard, JSON Lines, transcripts, contact sheets, progress
     checkpoint.py     all that a run needs to go on as if nothing had happened
-    interrupts.py     Ctrl-C and SIGTERM as a wish to stop at the next good moment
-    parallel.py       Processes: the few sums that data-parallel training needs
+    parallel.py       Processes: what those that train together tell each other
+    sharding.py       one copy of the weights over several processes
 
 Beside it:
 

@@ -20,8 +20,6 @@ Left out: the reference of full fine-tuning, because it is the base model.
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,41 +30,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from agents.config import TrainConfig
+from agents.keeping.draft import Draft
 from agents.keeping.fingerprint import fingerprint_of_policy
+from agents.keeping.restoring import check_fingerprint, exported_names, load_weights
 from agents.keeping.saved import (
     FORMAT,
-    LATEST,
-    STATE,
     CheckpointError,
     check_files,
     checkpoints,
-    digests_of_files,
     find,
     latest,
     read_state,
     step_of,
 )
-from agents.keeping.shards import (
-    SHARDS,
-    ShardWriter,
-    export,
-    fill_part,
-    names_of_shards,
-    read_shards,
-    wait_for,
-)
-from agents.model.policy import ACTOR, MLLMPolicy, load_whole
-from agents.model.weights import WeightFiles, fill, refuse_keys
-from agents.optimizers import remember
+from agents.keeping.shards import SHARDS, ShardWriter, export, wait_for
+from agents.model.policy import ACTOR, MLLMPolicy
 from agents.parallel import Processes
 from agents.ppo import PPOLearner
 from agents.source import MADE_FOR_FILE, made_for_of_state
-from gym_longvideo.files import reason, write_whole
-from gym_longvideo.files import replace as rename
-from gym_longvideo.files import sync as _sync
+from gym_longvideo.files import reason
 from gym_longvideo.suite import is_annotation
 from gym_longvideo.version import __version__
 
@@ -128,7 +113,7 @@ class Checkpoints:
 
         if not learner.sharding.on:
             with self._guarded(draft):
-                draft.open()
+                draft.begin()
                 _write(draft.path, learner, workers, config)
                 draft.place(head())
             self._forget(step)
@@ -138,7 +123,7 @@ class Checkpoints:
 
         def begin() -> None:
             with self._guarded(draft):
-                draft.open()
+                draft.begin()
                 policy = draft.path / "policy"
                 learner.policy.save_pretrained(policy, config.sampling, but_weights=dtype)
                 config.made_for().write(policy)
@@ -150,7 +135,7 @@ class Checkpoints:
         written = self._writer.start(draft.path / SHARDS, tensors)
         self._pending = partial(wait_for, written)
         if self.processes.main:
-            names = _exported(learner.policy, tensors)
+            names = exported_names(learner.policy, tensors)
             self._pending = self._background.submit(
                 self._complete, draft, head(), written, names, dtype
             ).result
@@ -235,56 +220,6 @@ class Checkpoints:
         return f"the latest one is still {last}" if last else "there is no earlier one"
 
 
-class Draft:
-    """A checkpoint that is being written, beside its place.
-
-    Args:
-        directory: Of the run.
-        step: Iterations done.
-
-    Attributes:
-        path: Where to write.
-        final: Its place.
-    """
-
-    def __init__(self, directory: Path, step: int) -> None:
-        self.directory = directory
-        self.final = directory / f"checkpoint-{step:06d}"
-        self.path = directory / f".checkpoint-{step:06d}.part"
-        self._aside = directory / f".checkpoint-{step:06d}.old"
-        self._placed = False
-
-    def open(self) -> None:
-        """Make its directory, and clear away what a run that was killed left of one."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        for left in self.directory.glob(".checkpoint-*"):
-            _remove(left)
-        if self.final.exists() and not self.final.is_dir():
-            raise FileExistsError(f"{self.final} is in the way: no checkpoint; move it elsewhere")
-        self.path.mkdir()
-
-    def place(self, head: Mapping[str, Any]) -> None:
-        """Write ``state.json``, flush everything to the disk, and rename it."""
-        files = sorted(each for each in self.path.rglob("*") if each.is_file())
-        names = [each.relative_to(self.path).as_posix() for each in files]
-        state = {**head, "files": dict(zip(names, digests_of_files(files), strict=True))}
-        text = json.dumps(state, indent=2) + "\n"
-        (self.path / STATE).write_text(text, encoding="utf-8", newline="\n")
-        _flush(self.path)
-        if self.final.exists():  # of a run that was resumed before it
-            rename(self.final, self._aside)
-        rename(self.path, self.final)
-        self._placed = True
-        write_whole(self.directory / LATEST, self.final.name + "\n", durable=True)
-        shutil.rmtree(self._aside, ignore_errors=True)
-
-    def abandon(self) -> None:
-        """Take everything back."""
-        shutil.rmtree(self.final if self._placed else self.path, ignore_errors=True)
-        if self._aside.exists() and not self.final.exists():
-            rename(self._aside, self.final)
-
-
 def config_of(path: str | Path) -> TrainConfig:
     """Return the configuration of a checkpoint, or of the latest one of a run.
 
@@ -310,71 +245,6 @@ def config_of(path: str | Path) -> TrainConfig:
     return config
 
 
-def restore(path: Path, learner: PPOLearner, fingerprint: Mapping[str, str]) -> list[Any]:
-    """Put a learner, made from the base model, where a checkpoint left it.
-
-    Returns:
-        What each process wanted back, by rank.
-
-    Raises:
-        CheckpointError: If the checkpoint is of another model, or damaged.
-    """
-    state = read_state(path)
-    _check_fingerprint(path, state, fingerprint)
-    learner.processes.by_main(lambda: check_files(path, state))
-    try:
-        kept = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True, mmap=True)
-        if (path / SHARDS).is_dir():
-            _read_shards(path / SHARDS, learner)
-            learner.load_counts(kept["learner"])
-        elif learner.sharding.on:
-            _read_whole(path, learner, kept["learner"])
-            learner.load_counts(kept["learner"])
-        else:
-            load_weights(path, learner.policy)
-            critic = load_file(path / "critic.safetensors")
-            learner.load_state_dict({**kept["learner"], "critic": critic})
-        return kept["workers"]
-    except Exception as error:  # torch, safetensors and transformers each have their own
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
-
-
-def _check_fingerprint(
-    path: Path, state: Mapping[str, Any], fingerprint: Mapping[str, str]
-) -> None:
-    theirs = state.get("fingerprint", {})
-    if odd := [part for part in fingerprint if theirs.get(part) != fingerprint[part]]:
-        part = odd[0]
-        raise CheckpointError(
-            f"checkpoint {path} is of another model: its {part} is {theirs.get(part)}, here it is "
-            f"{fingerprint[part]}; use the model and adapters it was trained with"
-        )
-
-
-def load_weights(path: Path, policy: MLLMPolicy) -> None:
-    """Give a policy the weights of a checkpoint, all of them and no others.
-
-    Raises:
-        ValueError: If some are missing, or belong to no part of it, naming them.
-    """
-    if policy.peft is not None:
-        from peft import (
-            get_peft_model_state_dict,
-            load_peft_weights,
-            set_peft_model_state_dict,
-        )
-
-        place = path / "policy" / ACTOR
-        weights = load_peft_weights(str(place), device=str(policy.device))
-        wanted = get_peft_model_state_dict(policy.peft, adapter_name=ACTOR).keys()
-        refuse_keys(f"the adapter {place}", wanted - weights.keys(), weights.keys() - wanted)
-        set_peft_model_state_dict(policy.peft, weights, adapter_name=ACTOR)
-        return
-    trained = load_whole(path / "policy", dtype=policy.head.weight.dtype)
-    policy.base.load_state_dict(trained.state_dict())
-    policy.encoder.clear()
-
-
 def load_policy(
     path: str | Path, device: Any = None, frame_size: tuple[int, int] | None = None
 ) -> MLLMPolicy:
@@ -393,7 +263,7 @@ def load_policy(
     state = read_state(found)
     check_files(found, state)
     policy = config_of(found).load_policy(device, frame_size)
-    _check_fingerprint(found, state, fingerprint_of_policy(policy))
+    check_fingerprint(found, state, fingerprint_of_policy(policy))
     load_weights(found, policy)
     return policy
 
@@ -413,70 +283,3 @@ def _write(
 def _save_state(draft: Path, state: Mapping[str, Any]) -> None:
     with (draft / "trainer.pt").open("wb") as stream:  # given a path, torch hides why it failed
         torch.save(state, stream)
-
-
-def _exported(policy: MLLMPolicy, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Return the names of a policy's weights among tensors, by those in files that others read."""
-    own_names = [name for name in tensors if "/" not in name and not name.startswith("critic.")]
-    if policy.lora is None:
-        return {name: name for name in own_names}
-    return {
-        f"base_model.model.{name.replace(f'.{ACTOR}.', '.')}": name
-        for name in own_names
-        if f".{ACTOR}." in name
-    }
-
-
-def _read_shards(directory: Path, learner: PPOLearner) -> None:
-    if any("/" in name for name in names_of_shards(directory)):
-        for optimizer in (learner.actor_optimizer, learner.critic_optimizer):
-            remember(optimizer)
-    read_shards(directory, learner.tensors(frozen=learner.policy.lora is None))
-
-
-def _read_whole(path: Path, learner: PPOLearner, state: Mapping[str, Any]) -> None:
-    """Give a learner that is sharded what one wrote that was not, each process its parts."""
-    policy = learner.policy
-    if policy.lora is None:
-        files = WeightFiles(path / "policy")
-        places = files.named(dict(policy.base.named_parameters()), policy.tied)
-        fill(policy.base, "", places)
-    else:
-        from peft import load_peft_weights
-
-        place = path / "policy" / ACTOR
-        weights = load_peft_weights(str(place), device="cpu")
-        names = _exported(policy, learner.tensors())
-        refuse_keys(f"the adapter {place}", names.keys() - weights.keys(),
-                    weights.keys() - names.keys())  # fmt: skip
-        tensors = learner.tensors()
-        for new, name in names.items():
-            fill_part(tensors[name], weights[new])
-    critic = load_file(path / "critic.safetensors")
-    ours = learner.critic.state_dict()
-    refuse_keys(str(path / "critic.safetensors"), ours.keys() - critic.keys(),
-                critic.keys() - ours.keys())  # fmt: skip
-    for name, tensor in ours.items():
-        fill_part(tensor, critic[name])
-    for name in ("actor", "critic"):
-        optimizer = getattr(learner, f"{name}_optimizer")
-        theirs = state[f"{name}_optimizer"]["state"]
-        if theirs:
-            remember(optimizer)
-        for i, parameter in enumerate(getattr(learner, f"{name}_parameters")):
-            for key, value in theirs.get(i, {}).items():
-                fill_part(optimizer.state[parameter][key], value)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def _flush(directory: Path) -> None:
-    for folder, _, files in os.walk(directory):
-        for name in files:
-            _sync(Path(folder, name))
-        _sync(folder)

@@ -211,13 +211,8 @@ class TrainConfig:
         return None if self.lora_rank or compute == weights else _torch_dtype(compute)
 
     def share(self, processes: int) -> int:
-        """Return the episodes of an iteration that each process plays."""
-        if self.batch % processes:
-            raise ValueError(
-                f"batch={self.batch} cannot be shared by {processes} processes; use a multiple "
-                f"of {processes}"
-            )
-        return self.batch // processes
+        """Return the most episodes of an iteration that a process plays; some play one fewer."""
+        return -(-self.batch // processes)
 
     @cached_property
     def source(self) -> PolicySource:

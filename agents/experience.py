@@ -25,6 +25,7 @@ class Layout(NamedTuple):
         rows: Training rows.
         owners: The episode of each training row.
         places: The columns of each training row's response tokens.
+        batch_places: The place of each episode in the batch, which may be spread over processes.
         mask: (B, N) bool.
         turn_index: (B, N) int64, -1 where ``mask`` is False.
         turn_rewards: (B, K) float32: what each turn earned, bonus included.
@@ -33,6 +34,7 @@ class Layout(NamedTuple):
     rows: list[Row]
     owners: list[int]
     places: list[slice]
+    batch_places: list[int]
     mask: torch.Tensor
     turn_index: torch.Tensor
     turn_rewards: torch.Tensor
@@ -77,6 +79,7 @@ class Experience(NamedTuple):
     rows: list[Row]
     owners: list[int]
     places: list[slice]
+    batch_places: list[int]
     mask: torch.Tensor
     turn_index: torch.Tensor
     turn_rewards: torch.Tensor
@@ -118,7 +121,8 @@ def lay_out(trajectories: Sequence[Trajectory], policy: MLLMPolicy, history: int
         n = int(row.sampled.sum())
         places.append(slice(filled[owner], filled[owner] + n))
         filled[owner] += n
-    return Layout(rows, owners, places, mask, turn_index, turn_rewards)
+    batch_places = [each.place for each in trajectories]
+    return Layout(rows, owners, places, batch_places, mask, turn_index, turn_rewards)
 
 
 def score(

@@ -31,7 +31,7 @@ def make_optimizer(
     except ImportError as error:
         raise ValueError(
             f"ppo.optimizer={config.optimizer!r} needs the package torchao ({error}); pip install "
-            "torchao, or use 'adamw'"
+            "'gym-longvideo[adam8bit]', or use 'adamw'"
         ) from error
     return AdamW8bit(parameters, **options)
 

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from agents.curriculum import RetrievalBonus
+from agents.dealing.minibatches import Minibatches, by_process
 from agents.experience import Experience, credit, lay_out, score
 from agents.keeping.divergence import LostUpdates, not_finite, refuse
 from agents.losses import (
@@ -57,6 +58,7 @@ class PPOLearner:
 
     Attributes:
         step: Batches learned from.
+        minibatches: How a batch is cut, see ``agents.dealing.minibatches``.
 
     Raises:
         ValueError: If weights that are to be trained are in less than single precision.
@@ -90,6 +92,7 @@ class PPOLearner:
         self.actor_optimizer = make_optimizer(self.actor_parameters, config.actor_lr, config)
         self.critic_optimizer = make_optimizer(self.critic_parameters, config.critic_lr, config)
         self.seed, self.step = seed, 0
+        self.minibatches: Minibatches = by_process
         self._lost = LostUpdates()
 
     def update(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -188,16 +191,14 @@ class PPOLearner:
 
     def _optimise(self, batch: Experience) -> dict[str, float]:
         config = self.config
-        count = len(batch.mask)
-        steps = max(1, math.ceil(self._most(count) * self.processes.size / config.minibatch))
-        rng = np.random.default_rng([self.seed, self.step, self.processes.rank])
+        cut = self.minibatches(
+            batch.batch_places, config.minibatch, (self.seed, self.step), self.processes
+        )
         critic_epochs = config.critic_epochs or config.epochs
         of_steps: dict[str, list[float]] = {}
         stopped = self.step < config.critic_warmup
         for epoch in range(max(config.epochs, critic_epochs)):
-            order = rng.permutation(count)
-            for part in np.array_split(order, steps):
-                chosen = np.sort(part)
+            for chosen in next(cut):
                 if epoch < critic_epochs:
                     _append(of_steps, self.critic_step(batch, chosen))
                 if epoch < config.epochs and not stopped:
@@ -211,10 +212,6 @@ class PPOLearner:
         if "ratio_max" in of_steps:
             metrics["ratio_max"] = self.processes.largest(max(of_steps["ratio_max"]))
         return metrics
-
-    def _most(self, count: int) -> int:
-        """Return the largest number that a process has; all must step together."""
-        return count if self.processes.size == 1 else int(self.processes.largest(count))
 
     def actor_step(self, batch: Experience, chosen: np.ndarray) -> dict[str, float]:
         """Take one clipped policy step on some episodes of a batch (by index)."""
@@ -320,7 +317,8 @@ class PPOLearner:
         """Add empty groups until all processes have as many: sharded weights are used together."""
         if not self.sharding.on:
             return groups
-        return [*groups, *([] for _ in range(self._most(len(groups)) - len(groups)))]
+        most = int(self.processes.largest(len(groups)))
+        return [*groups, *([] for _ in range(most - len(groups)))]
 
     def _step(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> float:
         """Clip and step; a non-finite gradient is skipped. Returns the norm before clipping."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +23,7 @@ from agents.evaluation import Tally
 from agents.model.chat import Block
 from agents.model.decoding import DecodeSession
 from agents.model.policy import MLLMPolicy
-from agents.model.sampling import Reply, Sampling, greedy
+from agents.model.sampling import Noise, Reply, Sampling, greedy
 from agents.trajectory import Exchange, Trajectory
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.video.errors import MachineError, VideoError
@@ -47,12 +48,13 @@ class Session(Protocol):
         ...
 
 
-MakeSession = Callable[[MLLMPolicy, Sampling, torch.Generator | None], Session]
+MakeSession = Callable[[MLLMPolicy, Sampling, Noise | None], Session]
+Replacement = Callable[[], int | None]
 MOST_SKIPPED = 100  # videos in a row: then it is not the videos
 
 
 class TrainingOrder:
-    """Endless shuffled passes over a suite, shared out among processes.
+    """Endless shuffled passes over a suite, dealt out in turn to those who share it.
 
     The environments are told which task to take, so that the order needs no state but a count and
     a run that was interrupted goes on with the very task that was next.
@@ -60,26 +62,30 @@ class TrainingOrder:
     Args:
         size: Tasks of the suite.
         seed: Of the order.
-        rank: Of this process.
-        processes: How many share the order.
+        rank: Of this sharer: a process, or a place of the batch.
+        sharers: How many share the order.
+
+    Attributes:
+        start: Tasks of the order that nobody gets, because they were used before.
+        count: Tasks that this sharer got.
     """
 
-    def __init__(self, size: int, seed: int, rank: int = 0, processes: int = 1) -> None:
+    def __init__(self, size: int, seed: int, rank: int = 0, sharers: int = 1) -> None:
         if size < 1:
             raise ValueError(f"a suite of size={size} has no task to train on")
-        self.size, self.seed, self.rank, self.processes = size, seed, rank, processes
-        self.count = 0
-        self._epoch, self._order = -1, np.zeros(0, np.int64)
+        self.size, self.seed, self.rank, self.sharers = size, seed, rank, sharers
+        self.start = self.count = 0
 
     def next(self) -> int:
-        """Return the index of the next task of this process."""
-        place = self.count * self.processes + self.rank
+        """Return the index of this sharer's next task."""
+        epoch, within = divmod(self.start + self.count * self.sharers + self.rank, self.size)
         self.count += 1
-        epoch, within = divmod(place, self.size)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
-        return int(self._order[within])
+        return int(_shuffled(self.size, self.seed, epoch)[within])
+
+
+@lru_cache(maxsize=4)
+def _shuffled(size: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(size)
 
 
 class RolloutCollector:
@@ -133,9 +139,10 @@ class RolloutCollector:
         self,
         tasks: Sequence[int],
         sampling: Sampling,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         *,
-        replacement: Callable[[], int | None] | None = None,
+        replacement: Replacement | Sequence[Replacement] | None = None,
+        places: Sequence[int] | None = None,
         upcoming: Sequence[int] = (),
         progress: Callable[[int], object] | None = None,
     ) -> list[Trajectory]:
@@ -144,9 +151,12 @@ class RolloutCollector:
         Args:
             tasks: Indices into the suite.
             sampling: How replies are drawn.
-            generator: Of random numbers.
+            generator: Of random numbers: one for all, or one for each task; then a reply does not
+                depend on which others are drawn beside it.
             replacement: Gives another task where a video cannot be opened, or None to do without;
-                without it the error is raised. What was skipped is in ``skipped``.
+                one for all, or one for each task. Without it the error is raised. What was skipped
+                is in ``skipped``.
+            places: The place of each task in the batch; by default 0, 1, and so on.
             upcoming: Tasks of the next call, opened as soon as environments are idle.
             progress: Given the number newly done, each time some are.
 
@@ -154,16 +164,34 @@ class RolloutCollector:
             Episodes in the order of ``tasks``, less those for which there was no video.
 
         Raises:
+            ValueError: If generators, replacements or places are not as many as tasks.
             VideoError: If a video cannot be opened and has no replacement, or if a hundred in a row
                 cannot.
         """
         self.stats = {"prefilled": 0.0, "decoded": 0.0}
         trajectories: list[Trajectory] = []
         following = [*tasks, *upcoming]
+        places = range(len(tasks)) if places is None else places
+        for name, given in (
+            ("generator", generator), ("replacement", replacement), ("places", places)
+        ):  # fmt: skip
+            if isinstance(given, Sequence) and len(given) != len(tasks):
+                raise ValueError(f"{name} has {len(given)} for {len(tasks)} tasks; pass one a task")
         for start in range(0, len(tasks), len(self.envs)):
-            wave = list(tasks[start : start + len(self.envs)])
+            part = slice(start, start + len(self.envs))
+            wave = list(tasks[part])
             ahead = following[start + len(wave) : start + len(wave) + len(self.envs)]
-            trajectories += self._wave(wave, ahead, sampling, generator, replacement)
+            noise = (
+                dict(enumerate(generator[part])) if isinstance(generator, Sequence) else generator
+            )
+            others = (
+                replacement[part]
+                if isinstance(replacement, Sequence)
+                else [replacement] * len(wave)
+            )
+            for i, played in self._wave(wave, ahead, sampling, noise, others).items():
+                played.place = places[start + i]
+                trajectories.append(played)
             if progress is not None:
                 progress(len(wave))
         return trajectories
@@ -173,15 +201,15 @@ class RolloutCollector:
         tasks: list[int],
         ahead: list[int],
         sampling: Sampling,
-        generator: torch.Generator | None,
-        replacement: Callable[[], int | None] | None,
-    ) -> list[Trajectory]:
+        noise: Noise | None,
+        others: Sequence[Replacement | None],
+    ) -> dict[int, Trajectory]:
         for place, task in enumerate(tasks):
             self._open(place, task)
         codec = self.policy.codec
-        begun = [(place, self._begin(place, replacement)) for place in range(len(tasks))]
+        begun = [(place, self._begin(place, other)) for place, other in enumerate(others)]
         trajectories = {place: each for place, each in begun if each is not None}
-        session = self.session(self.policy, sampling, generator)
+        session = self.session(self.policy, sampling, noise)
         running = list(trajectories)
         new: dict[int, list[Block]] = {}
         for place in running:
@@ -219,7 +247,7 @@ class RolloutCollector:
             running, turn = still, turn + 1
         self.stats["prefilled"] += session.prefilled
         self.stats["decoded"] += session.decoded
-        return list(trajectories.values())
+        return trajectories
 
     def _open(self, place: int, task: int) -> None:
         """Start a reset, unless the very same one is under way."""
@@ -231,7 +259,7 @@ class RolloutCollector:
         run = self._pool.submit if self._pool is not None else _at_once
         self._ready[place] = (task, run(reset, options={"index": task}))
 
-    def _begin(self, place: int, replacement: Callable[[], int | None] | None) -> Trajectory | None:
+    def _begin(self, place: int, replacement: Replacement | None) -> Trajectory | None:
         failed = 0
         while True:
             task, opened = self._ready.pop(place)

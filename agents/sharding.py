@@ -266,6 +266,11 @@ def _shard(
     mixed = MixedPrecisionPolicy(
         param_dtype=compute, reduce_dtype=None if compute is None else torch.float32
     )
+    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise ValueError(
+            f"torch {torch.__version__} cannot add up the gradients of sharded weights as sums; "
+            "install a newer one (2.13 is known to work), or use shard=1"
+        )
     for each in (*layers, module):
         fully_shard(each, mesh=mesh, mp_policy=mixed, reshard_after_forward=True)
     for each in module.modules():

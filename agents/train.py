@@ -7,8 +7,10 @@ of everything else:
     longvideo train --preset recommended --suite my_questions.jsonl
     longvideo train --resume runs/train-20250101-120000 --iterations 400
     longvideo train --seconds 600 --out runs/mine --resume auto    # again and again, to the end
-    accelerate launch --num_processes 8 -m agents.train --preset paper
     torchrun --nproc-per-node 8 -m agents.train --preset paper
+
+Several processes hold the weights together, each a part of every tensor, unless --shard says
+otherwise. "longvideo plan" says what fits on which GPUs.
 
 Ctrl-C and SIGTERM save a checkpoint and stop; a second one stops at once.
 """
@@ -104,7 +106,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    # accelerate and transformers 5 say nothing in these that a user could act on.
+    # transformers 5 says nothing in these that a user could act on.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         config = parse(arguments)

@@ -2,8 +2,9 @@
 
 Step i of every number is the policy after i updates: evaluated, then sampled from, then updated. A
 checkpoint is always taken between iterations, so a run that goes on from one repeats nothing and
-leaves nothing out; on a CPU it is the very same run, bit by bit. To that end features of frames are
-forgotten between iterations: encoding a frame in another company changes its last bits.
+leaves nothing out; on a CPU, and with as many processes, it is the very same run, bit by bit. To
+that end features of frames are forgotten between iterations: encoding a frame in another company
+changes its last bits. What each process plays and learns is the affair of ``dealing``.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from agents.checkpoint import Checkpoints
 from agents.config import TrainConfig
 from agents.curriculum import RetrievalBonus
+from agents.dealing.deal import deal_out
 from agents.evaluation import Evaluation, Tally, evaluation_tasks
-from agents.interrupts import Interrupts, Stopped
 from agents.keeping.directory import Hold, claim
 from agents.keeping.divergence import not_finite, refuse
+from agents.keeping.interrupts import Interrupts, Stopped
 from agents.keeping.keeper import Keeper
 from agents.keeping.saved import CheckpointError
 from agents.keeping.undo import Undo
@@ -35,7 +36,7 @@ from agents.model.policy import MLLMPolicy
 from agents.parallel import Processes
 from agents.plan.refusal import refuse_what_cannot_fit
 from agents.ppo import PPOLearner
-from agents.rollout import RolloutCollector, TrainingOrder, play
+from agents.rollout import RolloutCollector, play
 from agents.sharding import Sharding
 from agents.source import check_frames, frame_cost, frame_tokens
 from agents.trajectory import Trajectory
@@ -139,28 +140,29 @@ class Trainer:
         if policy is None and self.sharding.on:  # what was loaded whole was asked then
             self.sharding.check(self.policy)
         self.keeper = Keeper(config, self.learner, self.processes)
-        rank = self.processes.rank
-        self.generator = torch.Generator(self.policy.device)
-        self.generator.manual_seed(
-            int(np.random.SeedSequence([config.seed, rank]).generate_state(1)[0])
-        )
         collectors = [
             self._collector(each, split) for each, split in zip(envs, splits, strict=True)
         ]
         self.collector = collectors[0]
         self.examiner = collectors[1] if config.eval_every else None
-        self.order = TrainingOrder(
-            _suite_size(self.collector), config.seed, rank, self.processes.size
+        workers = self.keeper.resume(resumed) if resumed is not None else None
+        self.dealing = deal_out(
+            _suite_size(self.collector),
+            config.batch,
+            config.seed,
+            self.processes,
+            self.policy.device,
+            workers,
         )
-        self.pending: list[int] = []
+        self.learner.minibatches = self.dealing.minibatches
         self.evaluation: Evaluation | None = None
-        self.step = 0
+        self.step = self.learner.step
         self.stopped_by = 0
         self.interrupts = Interrupts(quiet=not self.processes.main)
         self.checkpoints = Checkpoints(self.out, config.keep, self.processes)
         if resumed is not None:
-            self._resume(resumed)
-        self.keeper.workers = self.processes.gather(self.worker_state())
+            logger.info("resumed %s at step %d", resumed, self.step)
+        self.keeper.workers = self.processes.gather(self.dealing.state())
         self.logbook: Logbook | None = None
         self.progress = Progress(0, 1.0, quiet=True)
 
@@ -224,14 +226,14 @@ class Trainer:
             if evaluated is None:
                 return False
             metrics |= evaluated
-        before = self.worker_state()
+        before = self.dealing.state()
         try:
             workers = self._advance(metrics)
         except BaseException:
-            self.load_worker_state(before)
+            self.dealing.load(before)
             raise
         if workers is None:
-            self.load_worker_state(before)
+            self.dealing.load(before)
             return False
         self.step, self.keeper.workers = self.step + 1, workers
         self.progress.step(
@@ -268,7 +270,7 @@ class Trainer:
         try:
             metrics |= of_learning(self.learner.update(episodes))
             self._log(metrics)
-            return self.processes.gather(self.worker_state())
+            return self.processes.gather(self.dealing.state())
         except BaseException:
             self.keeper.whole = undo.possible
             undo()
@@ -277,17 +279,17 @@ class Trainer:
     def collect(self) -> list[Trajectory]:
         """Play this iteration's episodes; those a signal cut off are not returned."""
         self.policy.encoder.clear()
-        tasks = self.pending or self._draw()
-        self.pending = self._draw()
+        tasks = self.dealing.deal()
         skipped = len(self.collector.skipped)
         try:
             with self.sharding.playing(), self.interrupts.abandonable():
                 episodes = self.collector.collect(
                     tasks,
                     self.config.sampling,
-                    self.generator,
-                    replacement=self.order.next,
-                    upcoming=self.pending,
+                    self.dealing.generator(self.step),
+                    replacement=self.dealing.replacement,
+                    places=self.dealing.places,
+                    upcoming=self.dealing.pending,
                     progress=self._counting("rollout", len(tasks)),
                 )
         except Stopped:
@@ -352,25 +354,6 @@ class Trainer:
         self.progress.phase("saving")
         self.keeper.save(self.checkpoints, self.step)
 
-    def worker_state(self) -> dict[str, Any]:
-        """Return what this process needs to go on from here: random numbers and tasks.
-
-        Nothing draws from numpy's global generator; minibatches have one of their own a step.
-        """
-        return {
-            "count": self.order.count,
-            "pending": list(self.pending),
-            "generator": self.generator.get_state(),
-            "torch": torch.get_rng_state(),
-        }
-
-    def load_worker_state(self, state: dict[str, Any]) -> None:
-        """Go on from what ``worker_state`` returned."""
-        self.order.count = int(state["count"])
-        self.pending = [int(task) for task in state["pending"]]
-        self.generator.set_state(state["generator"])
-        torch.set_rng_state(state["torch"])
-
     def close(self) -> None:
         """Stop threads, close environments and files, and let others write to the directory."""
         with ExitStack() as last:
@@ -383,14 +366,6 @@ class Trainer:
             last.callback(self.collector.close)
             self.progress.close()
 
-    def _resume(self, path: Path) -> None:
-        self.load_worker_state(self.keeper.resume(path))
-        if len(self.pending) != self.share:  # the batch has another size now
-            self.order.count -= len(self.pending)
-            self.pending = []
-        self.step = self.learner.step
-        logger.info("resumed %s at step %d", path, self.step)
-
     def _collector(self, envs: list[TextProtocol], split: str) -> RolloutCollector:
         return RolloutCollector(
             envs,
@@ -398,9 +373,6 @@ class Trainer:
             history=self.config.ppo.history,
             keep_records=split == self.config.eval_split,
         )
-
-    def _draw(self) -> list[int]:
-        return [self.order.next() for _ in range(self.share)]
 
     def _log(self, metrics: dict[str, float]) -> None:
         if self.logbook is not None and metrics:

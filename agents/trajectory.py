@@ -58,6 +58,7 @@ class Trajectory:
     Attributes:
         system: The system message.
         turns: In order.
+        place: In the batch, which may be spread over processes.
         task_id: Of the task.
         success: Whether the answer was right.
         outcome: As in the environment's info.
@@ -72,6 +73,7 @@ class Trajectory:
 
     system: Block
     turns: list[Exchange] = field(default_factory=list)
+    place: int = 0
     task_id: str = ""
     success: bool = False
     outcome: str = ""

@@ -45,7 +45,7 @@ class Loose(Tags):
 
 def small(out: Path, **changes: Any) -> TrainConfig:
     """Return a configuration that trains in well under a second an iteration."""
-    ppo = replace(PRESETS["tiny"], beta=0.05, minibatch=2, **changes.pop("ppo", {}))
+    ppo = replace(PRESETS["tiny"], **{"beta": 0.05, "minibatch": 2, **changes.pop("ppo", {})})
     settings: dict[str, Any] = {
         "model": str(model_dir()),
         "ppo": ppo,
@@ -90,8 +90,9 @@ def state_of(trainer: Trainer) -> dict[str, torch.Tensor]:
     for name in ("actor", "critic"):
         state = getattr(learner, f"{name}_optimizer").state_dict()["state"]
         tensors |= {f"{name}.{i}.{k}": v for i, each in state.items() for k, v in each.items()}
-    tensors["generator"] = trainer.generator.get_state()
-    tensors["order"] = torch.tensor([trainer.order.count, *trainer.pending, learner.step])
+    dealt = trainer.dealing.state()  # of a run that began on one process
+    tensors["generator"] = dealt["generator"]
+    tensors["order"] = torch.tensor([dealt["count"], *dealt["pending"], learner.step])
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
@@ -99,3 +100,14 @@ def differing(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) ->
     """Return the names of tensors that are not the same, bit by bit."""
     assert ours.keys() == theirs.keys()
     return [name for name in ours if not torch.equal(ours[name], theirs[name])]
+
+
+def are_same(ours: Any, theirs: Any) -> bool:
+    """Return whether nested values are the same, tensors bit by bit."""
+    if isinstance(ours, torch.Tensor):
+        return torch.equal(ours, theirs)
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(are_same(ours[k], theirs[k]) for k in ours)
+    if isinstance(ours, list):
+        return len(ours) == len(theirs) and all(map(are_same, ours, theirs))
+    return ours == theirs

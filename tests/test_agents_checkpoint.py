@@ -14,7 +14,9 @@ from transformers import AutoImageProcessor, GenerationConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from agents import checkpoint
-from agents.checkpoint import CheckpointError, Checkpoints, find, load_policy
+from agents.checkpoint import Checkpoints, load_policy
+from agents.keeping import draft
+from agents.keeping.saved import CheckpointError, find
 from agents.model import tiny
 from agents.model.policy import MLLMPolicy
 from agents.model.sampling import Sampling
@@ -114,7 +116,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_half_written(
     elif stage == "state":
         monkeypatch.setattr(type(trainer.config), "to_json", full_disk)
     elif stage == "flush":
-        monkeypatch.setattr(checkpoint, "_sync", full_disk)
+        monkeypatch.setattr(draft, "_sync", full_disk)
     else:
         monkeypatch.setattr(os, "replace", full_disk)
     trainer.step = trainer.learner.step = 1
@@ -167,7 +169,8 @@ def test_a_run_resumed_from_an_earlier_checkpoint_replaces_the_later_ones(full, 
 def test_a_run_may_go_on_with_another_batch_and_repeats_no_task(full, tmp_path):
     config = small(tmp_path, batch=2, resume=str(full / "checkpoint-000002"))
     trainer = Trainer(config, processes=Processes("cpu"))
-    assert trainer.order.count == 8 and trainer.pending == []
+    dealt = trainer.dealing.state()
+    assert (dealt["count"], dealt["pending"]) == (8, [])
     trainer.close()
 
 

@@ -43,8 +43,10 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def converse(policy, sampling=SAMPLING, seed=0, *, reuse=True, shuffle=False, session=None):
-    """Play the scripted dialogues with a session; return them as episodes, and the session."""
+def converse(
+    policy, sampling=SAMPLING, seed=0, *, reuse=True, shuffle=False, session=None, some=range(5)
+):
+    """Play some scripted dialogues with a session; return all as episodes, and the session."""
     codec = policy.codec
     rng = np.random.default_rng(1)
     users = [
@@ -55,7 +57,9 @@ def converse(policy, sampling=SAMPLING, seed=0, *, reuse=True, shuffle=False, se
     episodes = [Trajectory(codec.system("Rules.")) for _ in SHOWN]
     session = session or DecodeSession(policy, sampling, seeded(seed))
     for k in range(3):
-        keys = [d for d, turns in enumerate(SHOWN) if len(turns) > k]
+        keys = [d for d in some if len(SHOWN[d]) > k]
+        if not keys:
+            break
         if shuffle and k:
             keys = keys[::-1]
         blocks = []
@@ -407,3 +411,32 @@ def test_the_cache_is_passed_under_the_name_that_the_model_has_for_it():
 
     assert cache_name(Before()) == "past_key_values"
     assert cache_name(After()) == "cache"
+
+
+# --- a generator for each dialogue ----------------------------------------------------------------
+
+
+def each_its_own():
+    return {d: seeded(10 + d) for d in range(len(SHOWN))}
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_with_generators_of_their_own_dialogues_do_not_depend_on_their_company(top_p):
+    policy, sampling = shared(), Sampling(temperature=T, top_p=top_p, max_new_tokens=9)
+    session = DecodeSession(policy, sampling, each_its_own())
+    together = replies(converse(policy, session=session)[0])
+    assert len({len(ids) for turns in together for ids in turns}) > 2  # some wait for others
+    for some in ((0,), (1, 3), (0, 2, 4)):
+        alone = DecodeSession(policy, sampling, each_its_own())
+        found = replies(converse(policy, session=alone, some=some)[0])
+        assert [found[d] for d in some] == [together[d] for d in some]
+    anew = DecodeSession(policy, sampling, each_its_own())
+    assert replies(converse(policy, session=anew, shuffle=True)[0]) == together
+    others = DecodeSession(policy, sampling, {d: seeded(d) for d in range(len(SHOWN))})
+    assert replies(converse(policy, session=others)[0]) != together
+
+
+def test_a_dialogue_without_a_generator_is_refused_where_others_have_one():
+    session = DecodeSession(shared(), SAMPLING, {0: seeded()})
+    with pytest.raises(ValueError, match="dialogue 1 has no generator; pass one for each"):
+        session.reply([0, 1], [[shared().codec.system("Rules.")]] * 2, fresh=True)

@@ -19,9 +19,9 @@ from agents_models import model_dir
 from agents_training import ENV, SUITE, Loose, differing, metrics_of, small, state_of, trained
 from benchmark_runs import make_card
 
-from agents import interrupts, train
+from agents import train
 from agents.checkpoint import CheckpointError, config_of, find, load_policy
-from agents.keeping import undo
+from agents.keeping import interrupts, undo
 from agents.keeping.directory import Hold, RunError, claim
 from agents.keeping.divergence import MOST_LOST, DivergedError
 from agents.keeping.saved import DamagedCheckpoint, newest_intact
@@ -518,7 +518,7 @@ def test_auto_begins_goes_on_and_ends_where_a_straight_run_does(tmp_path, straig
 def test_auto_passes_over_a_damaged_newest_checkpoint_only_with_a_warning(run, caplog):
     (run / "checkpoint-000003" / "trainer.pt").write_bytes(b"half")
     trainer = alone(run, iterations=3, eval_every=0, resume="auto")
-    assert trainer.step == 2 and trainer.order.count > 0
+    assert trainer.step == 2 and trainer.dealing.state()["count"] > 0
     warned = [each for each in caplog.records if each.levelno == logging.WARNING]
     assert len(warned) == 1 and "checkpoint-000003 is damaged: trainer.pt" in warned[0].message
     trainer.run()

@@ -237,6 +237,37 @@ def test_the_next_video_is_opened_while_others_still_talk():
     assert dict(opened)["grey-2"] == 1 and dict(opened)["grey-3"] == 4
 
 
+def test_with_generators_of_their_own_episodes_do_not_depend_on_who_is_played_beside_them():
+    def played(tasks, count, places=None):
+        own = [torch.Generator().manual_seed(30 + task) for task in tasks]
+        collector = RolloutCollector(environments(count), shared(), workers=0)
+        episodes = collector.collect(tasks, SAMPLING, own, places=places)
+        collector.close()
+        return episodes
+
+    together = played([0, 1, 2, 3, 4], 5)
+    assert [e.place for e in together] == [0, 1, 2, 3, 4]
+    assert len({len(ids) for said in replies(together) for ids in said}) > 2
+    assert replies(played([0, 1, 2, 3, 4], 2)) == replies(together)
+    evens = played([0, 2, 4], 2, places=range(0, 6, 2))
+    assert replies(evens) == replies(together)[::2] and [e.place for e in evens] == [0, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"generator": [torch.Generator()]}, "generator has 1 for 2 tasks; pass one a task"),
+        ({"replacement": []}, "replacement has 0 for 2 tasks"),
+        ({"places": [0, 1, 2]}, "places has 3 for 2 tasks"),
+    ],
+)
+def test_what_is_given_for_each_task_must_be_as_many(options, says):
+    collector = RolloutCollector(environments(1), shared(), workers=0)
+    with pytest.raises(ValueError, match=says):
+        collector.collect([0, 1], SAMPLING, **options)
+    collector.close()
+
+
 # --- what an episode holds ------------------------------------------------------------------------
 
 
@@ -300,6 +331,17 @@ def test_a_video_that_does_not_open_is_replaced(workers):
     assert [task for task, _ in collector.skipped] == [1, 4]
     assert all("is not a video" in why for _, why in collector.skipped)
     collector.close()
+
+
+def test_each_task_may_have_a_replacement_of_its_own():
+    suite = GreySuite()
+    suite.broken = {"grey-1", "grey-2"}
+    policy, session, _ = scripted(lambda place, turn: ANSWER)
+    collector = RolloutCollector(environments(2, suite), policy, workers=0, session=session)
+    spare = [lambda: 3, lambda: 4, lambda: None]
+    episodes = collector.collect([0, 1, 2], SAMPLING, replacement=spare, places=[5, 7, 9])
+    collector.close()
+    assert [(e.task_id, e.place) for e in episodes] == [("grey-0", 5), ("grey-4", 7)]
 
 
 def test_what_the_machine_lacks_skips_no_task():

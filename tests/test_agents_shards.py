@@ -15,10 +15,11 @@ from agents_training import small
 from transformers import AutoModelForImageTextToText
 
 import agents.checkpoint as checkpoint_module
-from agents.checkpoint import Checkpoints, load_policy, restore
+from agents.checkpoint import Checkpoints, load_policy
 from agents.config import TrainConfig
 from agents.keeping import shards
 from agents.keeping.fingerprint import fingerprint_of
+from agents.keeping.restoring import restore
 from agents.keeping.saved import CheckpointError, DamagedCheckpoint, latest, read_state
 from agents.keeping.shards import export, read_shards
 from agents.parallel import Processes, own

@@ -4,12 +4,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from agents_models import model_dir
-from agents_training import ENV, SUITE, metrics_of
+from agents_training import ENV, SUITE, are_same, metrics_of
 
 from agents import train
 from agents.checkpoint import CheckpointError, find
@@ -159,14 +158,3 @@ def test_the_same_command_killed_and_given_again_ends_bit_by_bit_as_if_it_had_no
     states = [torch.load(each / "trainer.pt", weights_only=True) for each in (whole, killed)]
     assert are_same(*states) and not are_same(states[0], {**states[1], "workers": []})
     assert metrics_of(tmp_path / "whole") == metrics_of(out)
-
-
-def are_same(ours: Any, theirs: Any) -> bool:
-    """Return whether nested values are the same, tensors bit by bit."""
-    if isinstance(ours, torch.Tensor):
-        return torch.equal(ours, theirs)
-    if isinstance(ours, dict):
-        return ours.keys() == theirs.keys() and all(are_same(ours[k], theirs[k]) for k in ours)
-    if isinstance(ours, list):
-        return len(ours) == len(theirs) and all(map(are_same, ours, theirs))
-    return ours == theirs

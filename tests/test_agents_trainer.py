@@ -137,7 +137,7 @@ def test_ctrl_c_in_a_rollout_gives_it_up_and_the_run_goes_on_as_if_nothing_had_b
 def test_a_second_ctrl_c_ends_the_process_at_once():
     code = (
         "import os, signal, time\n"
-        "from agents.interrupts import Interrupts\n"
+        "from agents.keeping.interrupts import Interrupts\n"
         "with Interrupts() as wish:\n"
         "    for pause in (0, 0, 1.1):\n"
         "        time.sleep(pause)\n"
@@ -192,9 +192,8 @@ def test_settings_without_meaning_are_refused_by_name(changes, says):
         TrainConfig(**changes)
 
 
-def test_a_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(ValueError, match="batch=64 cannot be shared by 3 processes"):
-        TrainConfig().share(3)
+def test_any_number_of_processes_shares_a_batch():
+    assert [TrainConfig(batch=5).share(size) for size in (1, 2, 3, 5, 8)] == [5, 3, 2, 1, 1]
 
 
 @pytest.mark.parametrize("preset", ["tiny", "recommended", "paper"])
@@ -229,6 +228,9 @@ def test_processes_share_an_evaluation_without_overlap():
         processes.rank, processes.size = rank, 3
         parts += evaluation_tasks(20, 10, processes)[0]
     assert sorted(parts) == sorted(evaluation_tasks(20, 10)[0]) and len(set(parts)) == 10
+    processes = Processes("cpu")
+    processes.rank, processes.size = 2, 3
+    assert evaluation_tasks(20, 2, processes)[0] == []
 
 
 @pytest.mark.parametrize("kind", ["head", "adapter", "model"])

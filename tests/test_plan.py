@@ -398,8 +398,8 @@ def test_a_directory_of_a_configuration_alone_is_planned_and_an_unknown_model_is
     assert main(["--model", "Nobody/Nothing-VL", "--gpus", "2"]) == 2
     assert "give the directory of its config.json, or one of ['Qwen/" in capsys.readouterr().err
     assert main(["--model", str(model_dir()), "--gpus", "0"]) == 2
-    assert main(["--model", str(model_dir()), "--gpus", "3"]) == 2
-    assert "batch=64 cannot be shared by 3 processes" in capsys.readouterr().err
+    assert main(["--model", str(model_dir()), "--gpus", "3", "--shard", "2"]) == 2
+    assert "shard=2: 3 processes cannot be shared out" in capsys.readouterr().err
 
 
 def test_the_documentation_shows_what_the_command_prints(capsys):

@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agents.checkpoint import Checkpoints, restore
+from agents.checkpoint import Checkpoints
 from agents.config import TrainConfig
 from agents.keeping.divergence import DivergedError
 from agents.keeping.fingerprint import fingerprint_of
+from agents.keeping.restoring import restore
 from agents.keeping.saved import CheckpointError, checkpoints
 from agents.parallel import Processes
 from agents.ppo import PPOLearner
@@ -47,20 +48,15 @@ class Keeper:
         """Start the clock of ``save_minutes``."""
         self._since = time.monotonic()
 
-    def resume(self, path: Path) -> dict[str, Any]:
-        """Put the learner where a checkpoint left it; return where this process stood.
+    def resume(self, path: Path) -> list[dict[str, Any]]:
+        """Put the learner where a checkpoint left it; return what each process kept, by rank.
 
         Raises:
-            CheckpointError: If it is damaged, of another model, or of another number of processes.
+            CheckpointError: If it is damaged, or of another model.
         """
         workers = restore(path, self.learner, self.fingerprint)
-        if len(workers) != self.processes.size:
-            raise CheckpointError(
-                f"checkpoint {path} is of {len(workers)} processes, this run has "
-                f"{self.processes.size}; start as many"
-            )
         self._saved = self.learner.step
-        return workers[self.processes.rank]
+        return workers
 
     def is_due(self, step: int) -> bool:
         """Return whether it is time for a checkpoint, in all processes alike."""

@@ -8,6 +8,8 @@ In reading order:
     rows.py      dialogues laid out for a forward pass, with M-RoPE positions
     vision.py    FrameEncoder: images to features, each frame once
     sampling.py  Sampling and Reply: how replies are drawn, and what one is
+    root.py      Root: modules under which anything may run
+    weights.py   weights in safetensors files, read a part at a time
     families/    what one kind of model needs that another does not
     policy.py    MLLMPolicy: a model that scores and is trained
     fidelity.py  is a model run here as it runs itself? asked when it is loaded

@@ -10,7 +10,7 @@ new blocks are fed to them in groups of one length, and a row that has ended kee
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from agents.model.chat import Block
 from agents.model.memory import Memory
 from agents.model.policy import MLLMPolicy
 from agents.model.rows import Row, collate
-from agents.model.sampling import Reply, Sampling, restrict
+from agents.model.sampling import Noise, Reply, Sampling, restrict
 
 
 class DecodeSession:
@@ -30,7 +30,9 @@ class DecodeSession:
     Args:
         policy: The policy.
         sampling: How replies are drawn.
-        generator: Of random numbers, on the policy's device.
+        generator: Of random numbers, on the policy's device: one that all dialogues draw from in
+            turn, or one for each dialogue by its key. From one of its own a dialogue draws for its
+            own tokens alone, so that its replies do not depend on who is beside it.
 
     Attributes:
         prefilled: Tokens fed before replies, padding left out.
@@ -38,7 +40,7 @@ class DecodeSession:
     """
 
     def __init__(
-        self, policy: MLLMPolicy, sampling: Sampling, generator: torch.Generator | None = None
+        self, policy: MLLMPolicy, sampling: Sampling, generator: Noise | None = None
     ) -> None:
         self.policy, self.sampling, self.generator = policy, sampling, generator
         self.prefilled = self.decoded = 0
@@ -46,6 +48,7 @@ class DecodeSession:
         self._keys: list[Any] = []
         self._memory: Memory | None = None
         self._mask = torch.zeros(0)
+        self._running = np.zeros(0, bool)  # rows whose reply has not ended
         self._next = np.zeros(0, np.int64)  # next M-RoPE position of each row
         self._unfed = np.zeros(0, np.int64)  # last sampled id of each row
 
@@ -61,13 +64,17 @@ class DecodeSession:
             fresh: Start over with an empty cache.
 
         Raises:
-            ValueError: If a key was not in the batch before and ``fresh`` is off, or keys and
-                blocks do not match.
+            ValueError: If a key was not in the batch before and ``fresh`` is off, keys and blocks
+                do not match, or a dialogue has no generator where others have one of their own.
         """
         if not keys or len(blocks) != len(keys) or len(set(keys)) < len(keys):
             raise ValueError(
                 f"{len(blocks)} blocks for dialogues {list(keys)}; pass at least one dialogue, "
                 "each once, and what is new in each"
+            )
+        if isinstance(self.generator, Mapping) and (lost := set(keys) - self.generator.keys()):
+            raise ValueError(
+                f"dialogue {lost.pop()!r} has no generator; pass one for each, or one for all"
             )
         if fresh or self._memory is None:
             self._start(len(keys))
@@ -176,7 +183,7 @@ class DecodeSession:
         ids = np.zeros((count, limit), np.int64)
         log_probs = np.zeros((count, limit), np.float32)
         lengths = np.zeros(count, np.int64)
-        running = np.ones(count, bool)
+        self._running = running = np.ones(count, bool)
         for step in range(limit):
             logits = policy.logits(states, self.sampling.temperature)
             drawn = self._draw(logits)
@@ -210,8 +217,16 @@ class DecodeSession:
             return logits.argmax(-1)
         kept = restrict(logits, self.sampling.top_k, self.sampling.top_p)
         # The Gumbel maximum draws from the softmax, with one random number an id.
-        noise = torch.rand(logits.shape, generator=self.generator, device=logits.device)
+        noise = self._noise(logits)
         return (kept - (-(noise.clamp_min(1e-20)).log()).log()).argmax(-1)
+
+    def _noise(self, logits: torch.Tensor) -> torch.Tensor:
+        if not isinstance(self.generator, Mapping):
+            return torch.rand(logits.shape, generator=self.generator, device=logits.device)
+        noise = torch.full(logits.shape, 0.5, device=logits.device)
+        for i in np.flatnonzero(self._running).tolist():
+            torch.rand(logits.shape[1:], generator=self.generator[self._keys[i]], out=noise[i])
+        return noise
 
 
 def cache_name(language: nn.Module) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+
+Noise = torch.Generator | Mapping[Any, torch.Generator]  # one for all dialogues, or one for each
 
 
 @dataclass(frozen=True)

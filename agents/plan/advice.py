@@ -133,7 +133,7 @@ def _adapters(change: Change) -> Iterator[Change]:
 def _processes(change: Change) -> Iterator[Change]:
     config, place = change.config, change.place
     count = place.processes
-    while place.gpu and (count := 2 * count) <= _MOST_PROCESSES and not config.batch % count:
+    while place.gpu and (count := 2 * count) <= min(_MOST_PROCESSES, config.batch):
         machine = max(place.per_machine, min(count, _OF_A_MACHINE))
         more = replace(place, processes=count, per_machine=machine)
         option = f"--gpus {count}"

@@ -52,7 +52,7 @@ def plan_memory(
         undoes: Whether updates are prepared to be taken back.
 
     Raises:
-        ValueError: If the model is not known, or the processes cannot share the batch or a copy.
+        ValueError: If the model is not known, or the processes cannot share a copy.
     """
     if sizes is None:
         sizes = sizes_of(config.source)
@@ -192,8 +192,7 @@ class _Planner:
     def _learning(self) -> Iterator[tuple[str, dict[str, float]]]:
         config, sizes, passes = self.config, self.sizes, self.passes
         ppo, checkpointing = config.ppo, config.checkpointing
-        episodes = math.ceil(ppo.minibatch / self.place.processes)
-        episodes = min(episodes, self.share)
+        episodes = min(ppo.minibatch, self.share)  # a process may have all of a minibatch
         batch = self._micro(episodes)
         experience = self._experience()
         base = {"frame features": self._features(self.share * self.load.frames)}

@@ -26,7 +26,7 @@ from agents.keeping.saved import CheckpointError
 from agents.model.chat import Block
 from agents.model.decoding import DecodeSession
 from agents.model.policy import MLLMPolicy
-from agents.model.sampling import Reply, Sampling
+from agents.model.sampling import Noise, Reply, Sampling
 from agents.parallel import usable_device
 from agents.rollout import RolloutCollector
 from agents.source import (
@@ -246,11 +246,11 @@ class _MeteredSession(DecodeSession):
         self,
         policy: MLLMPolicy,
         sampling: Sampling,
-        generator: torch.Generator | None,
+        noise: Noise | None,
         *,
         meter: _Meter,
     ) -> None:
-        super().__init__(policy, sampling, generator)
+        super().__init__(policy, sampling, noise)
         self._meter = meter
         self._first = 0.0
 
