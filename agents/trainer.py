@@ -34,6 +34,7 @@ from agents.logbook import Logbook, Progress
 from agents.metrics import of_learning, of_rollout
 from agents.model.policy import MLLMPolicy
 from agents.parallel import Processes
+from agents.plan.refusal import refuse_what_cannot_fit
 from agents.ppo import PPOLearner
 from agents.rollout import RolloutCollector, play
 from agents.sharding import Sharding
@@ -61,7 +62,7 @@ class Trainer:
         stopped_by: The signal that ended the run early, in whichever process it arrived; 0 if none.
 
     Raises:
-        ValueError: For settings that have no meaning together.
+        ValueError: For settings that have no meaning together, or need more memory than there is.
         CheckpointError: If there is nothing to resume, or it is of another model.
         RunError: If another process writes to the directory, or nothing can be written there.
         DivergedError: If the model holds weights that are not finite.
@@ -86,6 +87,8 @@ class Trainer:
         count = config.envs or self.share
         envs = [[config.make_env(split) for _ in range(count)] for split in splits]
         self._hold: Hold | None = None  # of the main process alone
+        if policy is None:
+            refuse_what_cannot_fit(config, self.processes)
         self.out, resumed = self.processes.by_main(self._claim)
         try:
             self._set_up(policy, splits, envs, resumed)

@@ -25,6 +25,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("agents.train", "train a policy with multi-turn PPO"),
+    "plan": Command("agents.plan.__main__", "say what a training run needs"),
     "evaluate": Command("benchmarks.evaluate", "play a suite with a policy"),
     "rescore": Command("benchmarks.rescore", "score a run again, without playing"),
     "compare": Command("benchmarks.compare", "compare two runs by question"),
@@ -38,6 +39,7 @@ COMMANDS = {
     "speed loading": Command("benchmarks.speed.loading", "time annotation loading"),
     "speed training": Command("benchmarks.speed.training", "time rollouts and updates"),
     "speed scale": Command("benchmarks.speed.scale", "time an iteration at real sizes"),
+    "speed memory": Command("benchmarks.speed.memory", "compare memory with its plan"),
 }
 
 
