@@ -76,7 +76,7 @@ def fault_in_an_update(out: str, where: str) -> None:
     os._exit(0)  # as a process ends that broke: others must notice by themselves
 
 
-@pytest.mark.parametrize("where", ["actor_step", "prepare"])
+@pytest.mark.parametrize("where", ["actor_step", pytest.param("prepare", marks=pytest.mark.slow)])
 def test_a_fault_in_one_update_ends_all_and_the_checkpoint_before_remains(tmp_path, where):
     together(fault_in_an_update, 3, str(tmp_path), where, seconds=100)
     last = latest(tmp_path)
@@ -96,7 +96,9 @@ def signalled(out: str, signum: int) -> None:
     trainer.processes.close()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_one_process_stops_all_between_two_iterations(tmp_path, signum):
     together(signalled, 2, str(tmp_path), int(signum), seconds=100)
     assert latest(tmp_path).name == "checkpoint-000001"

@@ -144,12 +144,13 @@ def learned(case: Case, processes: Processes) -> dict[str, Any]:
     trajectories = batch_of(policy)
     mine = [trajectories[i] for i in case.places(processes.rank, processes.size)]
     metrics = [learner.update(mine) for _ in range(case.updates)]
-    moved = [t for t in learner.tensors().values() if t.ndim]
+    frozen = learner.reference.parameters() if learner.reference is not None else ()
+    held = [t for t in (*learner.tensors(frozen=True).values(), *frozen) if t.ndim]
     return {
         "grads": first,
         "weights": [whole(p) for p in (*learner.actor_parameters, *learner.critic_parameters)],
         "metrics": [{k: v for k, v in m.items() if not k.endswith("_s")} for m in metrics],
-        "share": sum(own(t).nbytes for t in moved) / sum(t.numel() * t.itemsize for t in moved),
+        "share": sum(own(t).nbytes for t in held) / sum(t.numel() * t.itemsize for t in held),
         "said": said_while(learner, processes),
     }
 
@@ -227,7 +228,7 @@ def test_sharded_weights_learn_what_whole_ones_learn(runs, alone, size, name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_of_two_processes_holds_half_of_what_moves(runs, name):
+def test_each_of_two_processes_holds_half_of_all_tensors(runs, name):
     assert [process[name]["share"] for process in runs[2]] == pytest.approx([0.5, 0.5], abs=0.01)
 
 

@@ -214,7 +214,7 @@ def full_disk(out: str, culprit: int) -> None:
     trainer.processes.close()
 
 
-@pytest.mark.parametrize("culprit", [0, 1])
+@pytest.mark.parametrize("culprit", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_disk_that_is_full_for_one_process_stops_all_and_spoils_nothing(tmp_path, culprit):
     together(full_disk, 2, str(tmp_path), culprit)
     assert latest(tmp_path).name == "checkpoint-000001"
