@@ -71,13 +71,14 @@ CASES = {
     "recommended": Case("recommended", updates=10, empty=True),
     "recommended, one has all": Case("recommended", shares="one has all"),
     "recommended, single": replace(SINGLE, preset="recommended", checkpointing=True),
+    "recommended, half": Case("recommended", torch.bfloat16, "one has all", checkpointing=True),
     "tiny": Case("tiny", shares="one has all", updates=10),
     "tiny, single": replace(SINGLE, preset="tiny", empty=True),
     "half precision": replace(SINGLE, compute=torch.bfloat16),
 }
 OF_THREE = ("paper", "recommended, one has all", "tiny, single")
 OF_FOUR = ("tiny, single",)  # two copies of the weights, two processes each
-GAPS = {torch.float64: (1e-10, 1e-8), torch.float32: (1e-6, 2e-4)}
+GAPS = {torch.float64: (1e-10, 1e-8), torch.float32: (1e-6, 2e-4), torch.bfloat16: (1e-6, 2e-4)}
 
 
 def policy_of(case: Case, empty: bool) -> MLLMPolicy:
