@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from agents_models import adapted, load, model_dir, several
+from agents_peers import together
 from agents_training import ENV, SUITE, Loose, are_same, metrics_of, small, trained
 
 from agents.config import TrainConfig
 from agents.parallel import Processes
 from agents.ppo import PPOLearner
 from agents.ppo_config import PPOConfig
+from agents.sharding import Sharding
 from agents.trainer import Trainer
 from gym_longvideo.haystack.suite import HaystackSuite
 from gym_longvideo.video.errors import VideoOpenError
@@ -43,7 +45,8 @@ def learned(kind: str, faults: tuple[int, ...], part: slice) -> dict:
         aggregation="sequence-mean" if kind == "head" else "token-mean",
         grad_clip=0.5,
     )
-    learner = PPOLearner(policy, config)
+    processes = Processes("cpu")  # each with a whole copy of the weights
+    learner = PPOLearner(policy, config, processes=processes, sharding=Sharding(processes, shard=1))
     grads = []
     for name in ("actor", "critic"):
         parameters = getattr(learner, f"{name}_parameters")
@@ -130,7 +133,7 @@ def of_two(tmp_path_factory):
 
 
 def work(out: Path, size: int) -> Path:
-    launch(["-c", f"import test_agents_processes as t; t.worker({str(out)!r})"], size)
+    together(worker, size, str(out))
     return out
 
 
@@ -275,7 +278,7 @@ def test_two_processes_train_save_and_resume_and_one_of_them_writes(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
 def test_launchers_start_a_run(tmp_path, launcher):
-    pytest.importorskip("accelerate")
+    pytest.importorskip("accelerate")  # peft brings it
     scripts = Path(sys.executable).parent
     command = {
         "accelerate": [scripts / "accelerate", "launch", "--cpu", "--num_processes", "2"],

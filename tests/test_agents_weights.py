@@ -3,17 +3,23 @@
 import json
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from agents_families import KINDS, family_dir
 from agents_models import model_dir
+from agents_peers import together
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from agents.model import tiny
 from agents.model.policy import LoRA, MLLMPolicy
 from agents.model.weights import WeightFiles, empty_model, fill
+from agents.parallel import Processes
+from agents.ppo import PPOLearner
+from agents.ppo_config import PRESETS
 
 
 def filled(path: Path, dtype: torch.dtype = torch.float32):
@@ -135,3 +141,33 @@ def test_adapters_are_drawn_alike_whether_weights_are_there_or_only_laid_out():
         drawn.append([*policy.actor_parameters(), *policy.add_adapter("critic"), torch.rand(1)])
     assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
     assert len({tuple(p.flatten()[:3].tolist()) for p in drawn[0]}) > len(drawn[0]) // 2
+
+
+def resident() -> int:
+    """Return the most bytes that this process has held in memory so far."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * next(int(x.split()[1]) for x in status.splitlines() if x.startswith("VmHWM"))
+
+
+def read_in_parts(path: str, limit: float) -> None:
+    """Load a model into a learner, and measure what that takes."""
+    processes, before = Processes("cpu"), resident()
+    policy = MLLMPolicy.from_pretrained(path, device="cpu", dtype="float32", empty=True)
+    PPOLearner(policy, replace(PRESETS["tiny"], beta=0.0), processes=processes)
+    assert resident() - before < limit
+    processes.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what it held")
+def test_no_process_ever_holds_more_than_its_part_of_a_billion_weights(tmp_path):
+    tokenizer = tiny.build_tokenizer()
+    sizes = {"hidden": 1536, "layers": 22, "heads": 12, "intermediate": 8960, "vision_hidden": 32}
+    config = tiny.build_config(tokenizer, **sizes)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    tiny.save(model, tokenizer, tmp_path)
+    del model
+    file = tmp_path / "model.safetensors"
+    assert file.stat().st_size > 4e9
+    together(read_in_parts, 2, str(tmp_path), 0.55 * file.stat().st_size)
+    file.unlink()
