@@ -343,8 +343,8 @@ def test_near_the_limit_there_is_a_warning(share, says, monkeypatch, caplog):
 
 def test_the_process_with_the_least_memory_decides_for_all(monkeypatch):
     class One(Processes):
-        def largest(self, value: float) -> float:
-            return max(value, -40 * GIB) if value < 0 else value  # another process has 40 GiB
+        def gather(self, value: Any) -> list[Any]:
+            return [value, (value[0], 40 * GIB)]  # another process has 40 GiB
 
     config = make_train_config("recommended", model=SEVEN, device="cpu")
     monkeypatch.setattr(refusal, "main_memory", lambda: 100 * GIB)
