@@ -51,7 +51,8 @@ def refuse_what_cannot_fit(config: TrainConfig, processes: Processes) -> None:
             math.inf if available is None else available / min(place.processes, place.per_machine)
         )
     # All go on, or none: what is left differs from process to process.
-    need, limit = processes.largest(need), -processes.largest(-limit)
+    found = processes.gather((need, limit))
+    need, limit = max(need for need, _ in found), min(limit for _, limit in found)
     if need <= (1 - MARGIN) * limit:
         return
     text = (
