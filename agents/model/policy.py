@@ -131,7 +131,7 @@ class MLLMPolicy:
         self.language: Any = core.language_model
         self.head: Any = model.lm_head
         linear = self.family.linear
-        self.device = device or model.lm_head.weight.device
+        self._device = device or model.lm_head.weight.device
         self.peft: Any = _with_adapter(model, lora, linear) if lora is not None else None
         if lora is not None:
             self._draw_adapter(ACTOR)
@@ -217,6 +217,11 @@ class MLLMPolicy:
             device=place,
             **options,
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self._device
 
     @property
     def is_empty(self) -> bool:
