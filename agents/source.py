@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agents.keeping.saved import CheckpointError, find, read_state
+from agents.plan.published import PUBLISHED
 from agents.scripted import AGENTS
 from gym_longvideo import checks
 from gym_longvideo.command import json_object
@@ -191,7 +192,10 @@ class PolicySource:
         return {**own, **given}
 
     def _pixel_unit(self) -> int:
-        """Return the side in pixels of a token, as the model's configuration says; else 28."""
+        """Return the side in pixels of a token, as the model's configuration says; else 28.
+
+        What is on the hub and not here yet is looked up among the models that are known.
+        """
         try:
             path = Path(self.path) / "config.json"
             if self.kind == "hub":
@@ -199,7 +203,11 @@ class PolicySource:
 
                 found = try_to_load_from_cache(self.path, "config.json")
                 path = Path(found) if isinstance(found, str) else path
-            tower = json.loads(path.read_text(encoding="utf-8"))["vision_config"]
+            if self.kind == "hub" and not path.is_file() and self.path in PUBLISHED:
+                config = PUBLISHED[self.path][1]
+            else:
+                config = json.loads(path.read_text(encoding="utf-8"))
+            tower = config["vision_config"]
             unit = tower["patch_size"] * tower.get("spatial_merge_size", 2)
         except (OSError, ImportError, KeyError, TypeError, ValueError):
             return 28

@@ -253,3 +253,8 @@ def test_a_checkpoint_of_earlier_goes_on_with_all_the_records_that_it_had(tmp_pa
         monkeypatch.setattr(checkpoint, "read_state", lambda path, written=written: written)
         config = checkpoint.config_of(GOLDEN / "checkpoint")
         assert config.suite_options["split_by"] == split_by
+
+
+def test_a_model_of_the_hub_that_is_not_here_yet_is_seen_at_the_size_of_its_tokens():
+    for name, unit in (("Qwen/Qwen3-VL-4B-Instruct", 32), ("Qwen/Qwen2.5-VL-7B-Instruct", 28)):
+        assert PolicySource.of(name).settings["pixel_unit"] == unit
