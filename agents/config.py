@@ -25,7 +25,7 @@ from gym_longvideo.env import SETTINGS
 from gym_longvideo.protocol import make_protocol
 from gym_longvideo.rewards import make_reward
 from gym_longvideo.settings import EpisodeSettings
-from gym_longvideo.suite import is_annotation, named_split
+from gym_longvideo.suite import is_annotation, named_split, parts_of, suite_names
 from gym_longvideo.wrappers import TextProtocol
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -49,7 +49,11 @@ class TrainConfig:
         train_vision: Whether the vision tower is trained too; needs --lora-rank 0.
         checkpointing: Recompute activations, which saves memory and costs a forward pass.
         suite: "haystack", the name of a benchmark, the path of a JSON Lines annotation, or
-            "module:callable"; a name may carry the split to train on: "nextgqa:val".
+            "module:callable"; a name may carry the split to train on: "nextgqa:val". Several names
+            with commas between them are one suite, "weights" among its options says how often each
+            part's tasks come.
+        root: Directory of the benchmarks that are trained and evaluated on.
+        eval_suite: Suite to evaluate on, "nextgqa:test"; by default that which is trained on.
         suite_options: Keyword arguments of the suite; those that the model was made for if none are
             given. Records of an annotation that name no split are split by video, unless
             "split_by" is "none".
@@ -102,6 +106,8 @@ class TrainConfig:
     train_vision: bool = False
     checkpointing: bool = False
     suite: str = "haystack"
+    root: str = ""
+    eval_suite: str = ""
     suite_options: Options = field(default_factory=dict)
     env: Options = field(default_factory=dict)
     split: str = "train"
@@ -155,7 +161,11 @@ class TrainConfig:
         if is_annotation(self.suite):  # what names no split is not trained and evaluated on
             options = {"split_by": "video", **self.suite_options}
             object.__setattr__(self, "suite_options", options)
-        if self.eval_every and self.split == self.eval_split:
+        if self.eval_suite:
+            name, split = named_split(self.eval_suite)
+            object.__setattr__(self, "eval_suite", name)
+            object.__setattr__(self, "eval_split", split or self.eval_split)
+        elif self.eval_every and self.split == self.eval_split:
             raise ValueError(
                 f"split={self.split!r} would be trained and evaluated on; use another eval_split, "
                 "or eval_every=0"
@@ -235,7 +245,19 @@ class TrainConfig:
         given = set(options) - {"split_by"}
         if not given and made_for is not None and made_for.suite == self.suite:
             options = {**made_for.suite_options, **options}
-        return {"suite": self.suite, "split": split, "suite_options": dict(options)}
+        filters = PAPER_FILTER if self.preset == "paper" and _of_benchmarks(self.suite) else {}
+        options = {**self._below_root(self.suite), **filters, **options}
+        return {"suite": self.suite, "split": split, "suite_options": options}
+
+    def eval_suite_of(self) -> dict[str, Any]:
+        """Return the keyword arguments of an environment that say which suite is evaluated on."""
+        if not self.eval_suite:
+            return self.suite_of(self.eval_split)
+        options = self._below_root(self.eval_suite)
+        return {"suite": self.eval_suite, "split": self.eval_split, "suite_options": options}
+
+    def _below_root(self, suite: str) -> dict[str, Any]:
+        return {"root": self.root} if self.root and _of_benchmarks(suite) else {}
 
     def env_options(self) -> dict[str, Any]:
         """Return the other keyword arguments of the environments."""
@@ -255,12 +277,13 @@ class TrainConfig:
             thinking=self._thinks(),
         )
 
-    def make_env(self, split: str) -> TextProtocol:
-        """Make one environment on a split."""
+    def make_env(self, split: str, *, held_out: bool = False) -> TextProtocol:
+        """Make one environment on a split, or on what is evaluated on."""
+        suite = self.eval_suite_of() if held_out else self.suite_of(split)
         env = gym.make(
             "gym_longvideo:LongVideoQA-v0",
             disable_env_checker=True,
-            **{**self.suite_of(split), **self.env_options()},
+            **{**suite, **self.env_options()},
         )
         return TextProtocol(env, self.protocol)
 
@@ -345,6 +368,14 @@ def _torch_dtype(name: str) -> Any:
     return getattr(torch, name)
 
 
+def _of_benchmarks(suite: str) -> bool:
+    """Return whether a suite, or each part of a mixture, is one of the installed benchmarks."""
+    names = [named_split(part)[0] for part in parts_of(suite)]
+    return all(suite_names().get(name, "").startswith("benchmarks.") for name in names)
+
+
+# Only tasks whose segments cover less than half of a video longer than half a minute [4, B].
+PAPER_FILTER = {"relevant_share_below": 0.5, "longer_than_s": 30}
 _LARGE = {
     "model": "Qwen/Qwen2.5-VL-3B-Instruct",
     "env": {"frame_size": 224},

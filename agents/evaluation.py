@@ -7,7 +7,8 @@ Episodes that the machinery ended are faults, and left out of every mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,11 +18,14 @@ import numpy as np
 from agents.confidence import wilson
 from agents.scripted import Agent
 from gym_longvideo.env import LongVideoQAEnv
+from gym_longvideo.haystack.suite import HaystackSuite
+from gym_longvideo.suite import Suite
 from gym_longvideo.video.errors import VideoError
 
 if TYPE_CHECKING:  # scripted agents are evaluated without torch
     from agents.parallel import Processes
 
+_SHOWN = 3  # videos that an error names
 NumericPolicy = Callable[[LongVideoQAEnv, dict[str, np.ndarray]], Any]
 
 
@@ -210,3 +214,35 @@ def evaluation_tasks(
 
 def _mean(total: float, count: float) -> float:
     return total / count if count else math.nan
+
+
+def check_held_out(trained: Suite, evaluated: Suite, options: Mapping[str, Any]) -> None:
+    """Refuse an evaluation on videos that are trained on.
+
+    Videos are told apart by their files. Procedural ones have none, and differ between splits.
+
+    Args:
+        trained: Suite that is trained on.
+        evaluated: Suite that is evaluated on.
+        options: Of the first; who says "split_by": "none" wants all records in both.
+
+    Raises:
+        ValueError: Naming some videos that both have.
+    """
+    if isinstance(trained, HaystackSuite) or isinstance(evaluated, HaystackSuite):
+        return
+    if options.get("split_by") == "none":
+        return
+    held = _videos(evaluated)
+    if both := sorted(held & _videos(trained)):
+        names = ", ".join(map(os.path.basename, both[:_SHOWN]))
+        more = ", ..." if len(both) > _SHOWN else ""
+        raise ValueError(
+            f"{len(both)} of the {len(held)} videos that are evaluated on ({evaluated.name}:"
+            f"{evaluated.split}) are trained on too ({trained.name}:{trained.split}): {names}{more}"
+            "; name another eval_suite or eval_split, or give such records one split"
+        )
+
+
+def _videos(suite: Suite) -> set[str]:
+    return {os.path.realpath(suite[index].video) for index in range(len(suite))}

@@ -23,7 +23,7 @@ from agents.checkpoint import Checkpoints
 from agents.config import TrainConfig
 from agents.curriculum import RetrievalBonus
 from agents.dealing.deal import deal_out
-from agents.evaluation import Evaluation, Tally, evaluation_tasks
+from agents.evaluation import Evaluation, Tally, check_held_out, evaluation_tasks
 from agents.keeping.directory import Hold, claim
 from agents.keeping.divergence import not_finite, refuse
 from agents.keeping.interrupts import Interrupts, Stopped
@@ -41,7 +41,7 @@ from agents.sharding import Sharding
 from agents.source import check_frames, frame_cost, frame_tokens
 from agents.trajectory import Trajectory
 from gym_longvideo.env import LongVideoQAEnv
-from gym_longvideo.suite import is_annotation
+from gym_longvideo.haystack.suite import HaystackSuite
 from gym_longvideo.wrappers import TextProtocol
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,11 @@ class Trainer:
         # What costs little comes first: a slip is told before a model is loaded.
         splits = [config.split, *([config.eval_split] if config.eval_every else [])]
         count = config.envs or self.share
-        envs = [[config.make_env(split) for _ in range(count)] for split in splits]
+        envs = [[config.make_env(split) for _ in range(count)] for split in splits[:1]]
+        if config.eval_every:
+            envs.append([config.make_env("", held_out=True) for _ in range(count)])
+            trained, evaluated = (_base(each[0]).suite for each in envs)
+            check_held_out(trained, evaluated, config.suite_options)
         self._hold: Hold | None = None  # of the main process alone
         if policy is None:
             refuse_what_cannot_fit(config, self.processes)
@@ -140,9 +144,7 @@ class Trainer:
         if policy is None and self.sharding.on:  # what was loaded whole was asked then
             self.sharding.check(self.policy)
         self.keeper = Keeper(config, self.learner, self.processes)
-        collectors = [
-            self._collector(each, split) for each, split in zip(envs, splits, strict=True)
-        ]
+        collectors = [self._collector(each, held_out) for held_out, each in enumerate(envs)]
         self.collector = collectors[0]
         self.examiner = collectors[1] if config.eval_every else None
         workers = self.keeper.resume(resumed) if resumed is not None else None
@@ -366,12 +368,12 @@ class Trainer:
             last.callback(self.collector.close)
             self.progress.close()
 
-    def _collector(self, envs: list[TextProtocol], split: str) -> RolloutCollector:
+    def _collector(self, envs: list[TextProtocol], held_out: int) -> RolloutCollector:
         return RolloutCollector(
             envs,
             self.policy,
             history=self.config.ppo.history,
-            keep_records=split == self.config.eval_split,
+            keep_records=bool(held_out),
         )
 
     def _log(self, metrics: dict[str, float]) -> None:
@@ -429,7 +431,7 @@ def _announce(
         )  # fmt: skip
     grid = policy.codec.grid
     logger.info("%s", frame_cost(_base(envs[0][0]).viewer.settings, grid.patch * grid.merge))
-    if is_annotation(config.suite):
+    if not isinstance(_base(envs[0][0]).suite, HaystackSuite):
         for split, each in zip(splits, envs, strict=True):
             suite = _base(each[0]).suite
             videos = {suite[index].video for index in range(len(suite))}

@@ -83,12 +83,26 @@ def named_split(suite: str) -> tuple[str, str | None]:
     (('haystack', 'val'), ('my.module:make', None))
     """
     name, _, split = suite.partition(":")
-    return (name, split) if split and name in suite_names() else (suite, None)
+    own = split and "," not in split and name in suite_names()
+    return (name, split) if own else (suite, None)
+
+
+def parts_of(suite: str) -> list[str]:
+    """Return the names of the suites that a name mixes; that of the suite itself if it mixes none.
+
+    >>> parts_of("nextgqa:val, qvhighlights:train"), parts_of("videos/a,b.jsonl")
+    (['nextgqa:val', 'qvhighlights:train'], ['videos/a,b.jsonl'])
+    """
+    parts = [part.strip() for part in suite.split(",")]
+    # The path of an annotation may hold commas; parts are names that are known, or annotations.
+    known = all(named_split(part)[0] in suite_names() or is_annotation(part) for part in parts)
+    return parts if known and not Path(suite).exists() else [suite]
 
 
 def imports_code(suite: str) -> bool:
     """Return whether a suite is named as "module:callable", which imports a module of that name."""
-    return ":" in suite and suite.partition(":")[0] not in suite_names()
+    parts = parts_of(suite)
+    return any(":" in part and part.partition(":")[0] not in suite_names() for part in parts)
 
 
 def is_annotation(suite: str) -> bool:
@@ -110,10 +124,12 @@ def load_suite(
             ``gym_longvideo.suites``; those of ``benchmarks`` are), the path of an annotation
             (``.jsonl``, ``.json``; with ``benchmarks`` also ``.csv``, ``.tsv``, ``.parquet``),
             "module:callable" (called with ``split`` and the options), or a ``Suite``. A name may
-            be followed by a split of its own, which wins: "haystack:val".
+            be followed by a split of its own, which wins: "haystack:val". Several names with
+            commas between them are one suite, see ``MixtureSuite``.
         split: Split to load, None for the suite's own default; a suite that is passed as an object
             keeps its own.
-        options: Keyword arguments of the suite.
+        options: Keyword arguments of the suite; of a mixture those of all of its parts, "weights",
+            and for each part, by its name without a split, a mapping with those that are its own.
 
     Raises:
         ValueError: If it is none of these.
@@ -131,6 +147,8 @@ def load_suite(
         if options:
             raise ValueError(f"suite_options={options} go with a suite's name, not with an object")
         return suite
+    if len(parts := parts_of(suite)) > 1:
+        return _mixture(parts, split, options)
     name, own_split = named_split(suite)
     split = own_split or split
     if split is not None:
@@ -155,6 +173,22 @@ def load_suite(
     if not isinstance(made, Suite):
         raise ValueError(f"suite={suite!r} returned {made!r}, which is no Suite")
     return made
+
+
+def _mixture(parts: Sequence[str], split: str | None, options: dict[str, Any]) -> Suite:
+    from gym_longvideo.mixture import MixtureSuite
+
+    names = [named_split(part)[0] for part in parts]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"suite={','.join(parts)!r} names {twice[0]!r} twice; name it once")
+    weights = options.pop("weights", None)
+    own = {name: options.pop(name, {}) for name in names}
+    loaded = {}
+    for part, name in zip(parts, names, strict=True):
+        if not isinstance(own[name], Mapping):
+            raise ValueError(f"suite_options[{name!r}]={own[name]!r} must map names to values")
+        loaded[name] = load_suite(part, split=split, options={**options, **own[name]})
+    return MixtureSuite(loaded, weights)
 
 
 def _call(make: Callable[..., Any], *args: Any, **options: Any) -> Any:

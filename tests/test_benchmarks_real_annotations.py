@@ -9,11 +9,15 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import benchmarks
+from agents.config import PAPER_FILTER
+from agents.evaluation import check_held_out
 from benchmarks.suite import relevant_share
+from gym_longvideo import suite as general
 
 ROOT = Path(
     os.environ.get("GYM_LONGVIDEO_ANNOTATIONS")
@@ -236,3 +240,15 @@ def test_qvhighlights_test_split_without_segments():
     path = ROOT / "qvhighlights" / "highlight_test_release.jsonl"
     suite = benchmarks.load_suite("qvhighlights_grounding", split="test", annotation=path)
     assert len(suite) == 1542 and not any(task.segments_s for task in suite)
+
+
+def test_what_stands_in_for_the_papers_training_questions():
+    options = {"root": ROOT, **PAPER_FILTER}
+    suite: Any = general.load_suite("nextgqa:val,qvhighlights_segments:train", options=options)
+    assert {name: len(part) for name, part in suite.parts.items()} == {
+        "nextgqa": 1901,
+        "qvhighlights_segments": 4535,
+    }
+    check_held_out(suite, general.load_suite("nextgqa:test", options={"root": ROOT}), {})
+    with pytest.raises(ValueError, match="videos that are evaluated on"):
+        check_held_out(suite, general.load_suite("nextgqa:val", options={"root": ROOT}), {})
