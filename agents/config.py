@@ -24,7 +24,7 @@ from gym_longvideo import checks
 from gym_longvideo.env import SETTINGS
 from gym_longvideo.protocol import make_protocol
 from gym_longvideo.rewards import make_reward
-from gym_longvideo.settings import EpisodeSettings
+from gym_longvideo.settings import EpisodeSettings, with_rules
 from gym_longvideo.suite import is_annotation, named_split
 from gym_longvideo.wrappers import TextProtocol
 
@@ -54,7 +54,8 @@ class TrainConfig:
             given. Records of an annotation that name no split are split by video, unless
             "split_by" is "none".
         env: Keyword arguments of LongVideoQA-v0, over those that the model was made for; on the
-            command line over those of the preset, or of the run that goes on, too.
+            command line over those of the preset, or of the run that goes on, too. Under "rules"
+            the name of many at once, the reward too: video_mtr_code plays the released code.
         split: Split to train on.
         eval_split: Split to evaluate on.
         reward: Reward preset of the environment.
@@ -180,6 +181,7 @@ class TrainConfig:
             )
         RetrievalBonus(self.bonus_stages, self.bonus_patience)
         known = (*SETTINGS, "render_mode", "suite", "split", "suite_options")
+        object.__setattr__(self, "env", with_rules(self.env))
         checks.names(f"env={self.env}: the environment", self.env, known)
         make_reward(self.env.get("reward", self.reward))
         make_protocol(self.protocol)

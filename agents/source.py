@@ -95,10 +95,17 @@ class MadeFor:
         """
         ours = {"protocol": protocol, **EpisodeSettings.resolved(settings)}
         theirs = {"protocol": self.protocol, **self.settings.resolved()}
-        return [
-            f"{name}={ours.get(name)!r} (trained with {theirs.get(name)!r})"
+        pairs = {  # what cards leave out is as the settings have it
+            name: (
+                ours.get(name, getattr(settings, name, None)),
+                theirs.get(name, getattr(self.settings, name, None)),
+            )
             for name in {**theirs, **ours}
-            if ours.get(name) != theirs.get(name)
+        }
+        return [
+            f"{name}={one!r} (trained with {other!r})"
+            for name, (one, other) in pairs.items()
+            if one != other
         ]
 
 

@@ -43,7 +43,7 @@ from gym_longvideo.env import SETTINGS, LongVideoQAEnv
 from gym_longvideo.extras import require
 from gym_longvideo.files import portable
 from gym_longvideo.protocol import PROTOCOLS, example_turn, make_protocol
-from gym_longvideo.settings import EpisodeSettings
+from gym_longvideo.settings import EpisodeSettings, with_rules
 from gym_longvideo.suite import Suite
 
 _log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def evaluate(
         options=_without_paths(suite_options),
     )
     source = None if callable(policy) else PolicySource.of(policy)
-    protocol, env = _as_made_for(source, protocol, env or {})
+    protocol, env = _as_made_for(source, protocol, with_rules(env or {}))
     unscored = all(tasks[index].answer_index is None for index in range(len(tasks)))
     if unscored:
         _log.warning("%s; there will be no accuracy", UNSCORED)

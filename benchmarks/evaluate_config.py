@@ -11,7 +11,7 @@ import tyro
 from agents.command import Options
 from agents.scripted import AGENTS
 from benchmarks.controls import Control
-from gym_longvideo.settings import DecodingSettings, EpisodeSettings
+from gym_longvideo.settings import DecodingSettings, EpisodeSettings, with_rules
 
 _PATHS = ("root", "annotation", "video_root")
 _OF_ENDPOINTS = (
@@ -45,7 +45,8 @@ class EvaluateConfig:
         concurrency: Episodes played side by side; 0 for what suits the policy.
         settings: What the policy sees and may do.
         decoding: How frames are read from a file.
-        env: Further keyword arguments of the environment; they win over those above.
+        env: Further keyword arguments of the environment; they win over those above. Under "rules"
+            the name of many at once: video_mtr_code plays the released code of Video-MTR.
         max_new_tokens: Longest reply of a model; 0 for its own.
         thinking: Whether a local model thinks before it replies, if its chat template has that
             switch (enable_thinking); by default as it was made for, or as the template has it.
@@ -119,7 +120,7 @@ class EvaluateConfig:
         return {**given, **self.suite_options}
 
     def _env(self) -> dict[str, Any]:
-        return {**asdict(self.settings), **asdict(self.decoding), **self.env}
+        return {**asdict(self.settings), **asdict(self.decoding), **with_rules(self.env)}
 
     def _policy_options(self) -> dict[str, Any]:
         names: tuple[str, ...] = ("max_new_tokens",)

@@ -25,7 +25,7 @@ from gym_longvideo.episode import Action, Answer, Episode, Malformed, Retrieval,
 from gym_longvideo.order import TaskOrder
 from gym_longvideo.record import EpisodeRecord
 from gym_longvideo.rewards import LedgerRow
-from gym_longvideo.settings import EnvSettings
+from gym_longvideo.settings import EnvSettings, with_rules
 from gym_longvideo.suite import Suite, load_suite, question_text, utf8_prefix
 from gym_longvideo.task import Task
 from gym_longvideo.video import BackendUnavailableError, MachineError, VideoError
@@ -119,6 +119,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         split: str = "train",
         suite_options: Mapping[str, Any] | None = None,
         *,
+        rules: str | None = None,
         render_mode: str | None = None,
         **settings: Any,
     ) -> None:
@@ -129,6 +130,8 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
                 annotation, "module:callable" that returns a ``Suite``, or a ``Suite``.
             split: Split of the suite.
             suite_options: Keyword arguments of the suite, e.g. ``{"families": "needle"}``.
+            rules: Name of settings that are set at once, under those that are given:
+                "video_mtr_code" plays the released code of Video-MTR.
             render_mode: "rgb_array", "ansi" or ``None``.
             **settings: Fields of ``gym_longvideo.settings.EnvSettings``, where each is explained.
 
@@ -141,7 +144,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
                 f"LongVideoQAEnv got an unexpected keyword argument {name!r}"
                 f"{checks.instead(name, SETTINGS)}"
             )
-        given = EnvSettings(**settings)
+        given = EnvSettings(**with_rules({"rules": rules, **settings}))
         checks.choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         self.suite = load_suite(suite, split=split, options=suite_options)
         self._suite_options = {
@@ -369,6 +372,8 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             self.retrieval,
             self.reward,
             truncated_video=info.truncated,
+            sampling=self._given.sampling,
+            interval_order=self._given.interval_order,
         )
         self._seen = np.zeros(self.pool_size, np.int8)
         self._question = _encode(question_text(task), self._given.question_bytes)

@@ -50,6 +50,7 @@ class LongVideoQAVectorEnv(SyncVectorEnv):
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         copy: bool = True,
+        rules: str | None = None,
         render_mode: str | None = None,
         **settings: Any,
     ) -> None:
@@ -63,6 +64,7 @@ class LongVideoQAVectorEnv(SyncVectorEnv):
             autoreset_mode: An ``AutoresetMode`` or its value: "NextStep", "SameStep", "Disabled".
             copy: True gives every batch arrays of its own. False writes each into the same ones,
                 so that an observation lasts until the next call.
+            rules: As for ``LongVideoQAEnv``.
             render_mode: As for ``LongVideoQAEnv``.
             **settings: Fields of ``gym_longvideo.settings.EnvSettings``, the same for all.
 
@@ -83,8 +85,9 @@ class LongVideoQAVectorEnv(SyncVectorEnv):
             checks.choice("autoreset_mode", mode, [each.value for each in AutoresetMode])
             mode = AutoresetMode(mode)
         make = partial(
-            LongVideoQAEnv, suite, split, suite_options, render_mode=render_mode, **settings
-        )
+            LongVideoQAEnv, suite, split, suite_options, rules=rules, render_mode=render_mode,
+            **settings,
+        )  # fmt: skip
         super().__init__([make] * num_envs, copy=copy, autoreset_mode=mode)
 
     def reset(
