@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from gym_longvideo.video.cache import CachedFrame, PoolCache, PoolKey
-from gym_longvideo.video.source import Fit, FrameBatch, FrameStatus, Video
+from gym_longvideo.video.source import Fit, FrameBatch, FrameStatus, Video, VideoInfo
 
 Rule = Literal["midpoint", "linspace", "per_second"]
 Seek = Literal["auto", "exact", "keyframe"]
@@ -89,6 +89,17 @@ def pool_times(
     return np.minimum((frames + 0.5) / fps, duration_s)
 
 
+def pool_times_of(info: VideoInfo, size: int, rule: Rule) -> np.ndarray:
+    """Return the ``pool_times`` of a video.
+
+    Frames are counted only where they are evenly spaced: a recorded talk, or a procedural video,
+    may show another picture at any moment.
+    """
+    countable = info.even and not (info.frame_count is None and info.fps is None)
+    count, fps = (info.frame_count, info.fps) if countable else (None, float("inf"))
+    return pool_times(info.duration_s, size, rule, count, fps)
+
+
 def _one_a_second(duration_s: float, most: int) -> int:
     """Return how many frames "per_second" takes of at most ``most``."""
     return max(1, int(min(max(duration_s, 4), most)) // 2 * 2)
@@ -136,11 +147,7 @@ class FramePool:
         self._seek: Seek = seek
         self._cache = cache
         self._deadline_s = deadline_s
-        self._times = (
-            pool_times(info.duration_s, size, rule, info.frame_count, info.fps)
-            if info.even
-            else pool_times(info.duration_s, size, rule, None, float("inf"))
-        )
+        self._times = pool_times_of(info, size, rule)
         # Cells are delimited halfway between moments: for "midpoint" those are the m equal parts.
         self._borders = (self._times[1:] + self._times[:-1]) / 2
         self._spacing_s = _spacing(self._times, info.duration_s)
