@@ -162,9 +162,7 @@ class TurnLog:
 
 
 @lru_cache(maxsize=64)
-def overview_frame_index(
-    pool_length: int, count: int, sampling: Sampling = "even"
-) -> np.ndarray:
+def overview_frame_index(pool_length: int, count: int, sampling: Sampling = "even") -> np.ndarray:
     """Return at most ``count`` int64 pool indices, spread over the pool.
 
     The array is shared, and cannot be written to.
@@ -188,9 +186,7 @@ def overview_frame_index(
     return frame_index
 
 
-def stride_frame_index(
-    start: int, end: int, count: int, sampling: Sampling = "even"
-) -> np.ndarray:
+def stride_frame_index(start: int, end: int, count: int, sampling: Sampling = "even") -> np.ndarray:
     """Return at most ``count`` int64 pool indices of ``start..end`` (inclusive) at an even stride.
 
     Args:

@@ -69,8 +69,9 @@ class EpisodeSettings:
             makes one token of (28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL and Qwen3.5).
         retrieval: "pool" shows pool frames of the interval; "timeline" samples the raw video
             between its ends, so that a retrieval can see what lies between pool frames.
-        interval_order: Whether the ends of an interval may come in "either" order, or must be
-            "ascending": one that ends before it starts is malformed then (the released code).
+        interval_order: Whether the pool indices of an interval may come in "either" order, or must
+            be "ascending": one that ends before it starts is malformed then (the released code).
+            Text protocols that name intervals in seconds put them in order themselves.
 
     Raises:
         ValueError: For a value that is not allowed, naming it and the fix.
