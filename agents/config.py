@@ -22,6 +22,7 @@ from agents.ppo_config import PRESETS, PPOConfig
 from agents.source import EPISODE_SETTINGS, TINY, MadeFor, PolicySource
 from gym_longvideo import checks
 from gym_longvideo.env import SETTINGS
+from gym_longvideo.prompt import prompt_text
 from gym_longvideo.protocol import make_protocol
 from gym_longvideo.rewards import make_reward
 from gym_longvideo.settings import EpisodeSettings, with_rules
@@ -60,6 +61,9 @@ class TrainConfig:
         eval_split: Split to evaluate on.
         reward: Reward preset of the environment.
         protocol: "tags", "tags_seconds" or "tool_call".
+        prompt: File of a template that words the turns (docs/prompts.md); by default the one that
+            the model was trained with, if any; "default" for this project's own words. Checkpoints
+            hold its text.
         max_new_tokens: Longest reply.
         thinking: Whether the model thinks before it replies, for models whose chat template has
             that switch (enable_thinking); by default as the model was made for, or as the template
@@ -109,6 +113,7 @@ class TrainConfig:
     eval_split: str = "val"
     reward: str = "video_mtr"
     protocol: str = "tags"
+    prompt: str = ""
     max_new_tokens: int = 48
     thinking: bool | None = None
     bonus: bool = True
@@ -185,6 +190,7 @@ class TrainConfig:
         checks.names(f"env={self.env}: the environment", self.env, known)
         make_reward(self.env.get("reward", self.reward))
         make_protocol(self.protocol)
+        object.__setattr__(self, "prompt", prompt_text(self.prompt))
 
     @property
     def lora(self) -> LoRA | None:
@@ -255,6 +261,7 @@ class TrainConfig:
             suite=suite["suite"],
             suite_options=suite["suite_options"],
             thinking=self._thinks(),
+            prompt=self._prompt(),
         )
 
     def make_env(self, split: str) -> TextProtocol:
@@ -264,7 +271,7 @@ class TrainConfig:
             disable_env_checker=True,
             **{**self.suite_of(split), **self.env_options()},
         )
-        return TextProtocol(env, self.protocol)
+        return TextProtocol(env, self.protocol, prompt=self._prompt() or None)
 
     def load_policy(
         self,
@@ -302,6 +309,9 @@ class TrainConfig:
     def _thinks(self) -> bool | None:
         own = self.source.made_for
         return own.thinking if self.thinking is None and own is not None else self.thinking
+
+    def _prompt(self) -> str:
+        return (self.source.made_for or MadeFor()).prompt_under(self.prompt)
 
     def to_json(self) -> dict[str, Any]:
         """Return a mapping of JSON's own types."""

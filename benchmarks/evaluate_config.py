@@ -39,6 +39,8 @@ class EvaluateConfig:
         suite_options: Further keyword arguments of the suite.
         protocol: Text protocol of models: tags, tags_seconds or tool_call; by default the one that
             the policy was made for, or else tags.
+        prompt: File of a template that words the turns of a model (docs/prompts.md); by default the
+            one that the policy was trained with, if any; "default" for this project's own words.
         control: none, blind, single_frame, shuffled or circular.
         episodes: Questions to play, drawn by the seed; all by default.
         seed: Of that choice, of shuffled options and of the policy.
@@ -73,6 +75,7 @@ class EvaluateConfig:
     split: str = ""
     suite_options: Options = field(default_factory=dict)
     protocol: str = ""
+    prompt: str = ""
     control: Control = "none"
     episodes: int | None = None
     seed: int = 0
@@ -107,6 +110,7 @@ class EvaluateConfig:
             "suite_options": self._suite_options(),
             "env": self._env(),
             "protocol": self.protocol or None,
+            "prompt": self.prompt,
             "control": self.control,
             "episodes": self.episodes,
             "seed": self.seed,
