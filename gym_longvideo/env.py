@@ -21,7 +21,16 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
 from gym_longvideo import checks
-from gym_longvideo.episode import Action, Answer, Episode, Malformed, Retrieval, Retrieve, View
+from gym_longvideo.episode import (
+    Action,
+    Answer,
+    Episode,
+    Malformed,
+    Retrieval,
+    Retrieve,
+    View,
+    listed_frame_index,
+)
 from gym_longvideo.order import TaskOrder
 from gym_longvideo.record import EpisodeRecord
 from gym_longvideo.rewards import LedgerRow
@@ -362,6 +371,14 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
                     "the file again if it is cut short",
                     path=task.video,
                 )
+        listed = listed_frame_index(task) if self._given.evidence == "listed" else frozenset()
+        if listed and max(listed) >= len(pool_times):
+            raise VideoOpenError(
+                f"task {task.task_id!r} lists the evidence frame {max(listed)}, and the pool of "
+                f"its video has frames 0..{len(pool_times) - 1}; use the pool it was made for, or "
+                "evidence='segments'",
+                path=task.video,
+            )
         episode = Episode(
             task,
             pool_times,
@@ -374,6 +391,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             truncated_video=info.truncated,
             sampling=self._given.sampling,
             interval_order=self._given.interval_order,
+            listed=listed,
         )
         self._seen = np.zeros(self.pool_size, np.int8)
         self._question = _encode(question_text(task), self._given.question_bytes)

@@ -24,6 +24,7 @@ Outcome = Literal["", "correct", "wrong", "unanswered", "unscored", "infra_error
 Retrieval = Literal["pool", "timeline"]
 Sampling = Literal["even", "linspace"]
 IntervalOrder = Literal["either", "ascending"]
+Evidence = Literal["segments", "listed"]
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,22 @@ def relevant_frame_index(
     return frozenset(found)
 
 
+def listed_frame_index(task: Task) -> frozenset[int]:
+    """Return the pool frames that an annotation itself lists as relevant; empty if it lists none.
+
+    They are ``evidence_frames`` of its record, where ``evidence_unit`` is "pool_index".
+
+    Raises:
+        ValueError: If one is not a whole number.
+    """
+    if task.meta.get("evidence_unit") != "pool_index":
+        return frozenset()
+    listed = task.meta.get("evidence_frames") or ()
+    return frozenset(
+        checks.whole(f"task {task.task_id!r}: each of evidence_frames", each, 0) for each in listed
+    )
+
+
 @dataclass
 class Episode:
     """One question, at most ``max_turns`` turns, one ledger.
@@ -270,6 +287,7 @@ class Episode:
         overview_shown_s: Playback seconds of the overview's frames as really shown.
         sampling: Which pool frames stand for the pool and for an interval.
         interval_order: Whether the ends of an interval may come in either order.
+        listed: Relevant pool frames; none for those inside the segments of the task.
     """
 
     task: Task
@@ -287,9 +305,11 @@ class Episode:
     overview_shown_s: list[float] = field(default_factory=list)
     sampling: Sampling = "even"
     interval_order: IntervalOrder = "either"
+    listed: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        self.relevant = relevant_frame_index(self.task.segments_s, self.pool_times)
+        inside = relevant_frame_index(self.task.segments_s, self.pool_times)
+        self.relevant = self.listed or inside
         self._rows: list[LedgerRow] = []
         self.seen: set[int] = set()
         self.frames_shown = 0

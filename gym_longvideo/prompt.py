@@ -259,7 +259,9 @@ def _kinds() -> Iterator[tuple[str, Turn]]:
     objection = {"objection": "no single action"}
     yield "the first turn", replace(first, **shown, seen=(3, 40))
     yield "a first turn without frames", first
-    yield "a first turn that is the last", replace(first, max_turns=1, may_retrieve=False, **shown)
+    only = replace(first, max_turns=1, may_retrieve=False)
+    yield "a first turn that is the last", replace(only, **shown)
+    yield "an only turn without frames", only
     yield "a turn with frames", replace(first, **later, **shown)
     yield "a turn after a malformed reply", replace(first, **later, **objection)
     yield "the last turn", replace(first, **last, **shown)

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 from gym_longvideo import checks
-from gym_longvideo.episode import Budget, IntervalOrder, Retrieval, Sampling
+from gym_longvideo.episode import Budget, Evidence, IntervalOrder, Retrieval, Sampling
 from gym_longvideo.order import Order
 from gym_longvideo.rewards import BiLevelReward, make_reward
 from gym_longvideo.video import BACKENDS
@@ -36,12 +36,13 @@ RULES: Mapping[str, Mapping[str, Any]] = {
         "sampling": "linspace",
         "retrieval": "pool",
         "interval_order": "ascending",
+        "evidence": "listed",
         "reward": "video_mtr_code",
         "seek": "exact",
     },
 }
 # What a setting that is newer than the first cards was before: it is left out of them.
-_BEFORE = {"sampling": "even", "interval_order": "either"}
+_BEFORE = {"sampling": "even", "interval_order": "either", "evidence": "segments"}
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ class EpisodeSettings:
         interval_order: Whether the pool indices of an interval may come in "either" order, or must
             be "ascending": one that ends before it starts is malformed then (the released code).
             Text protocols that name intervals in seconds put them in order themselves.
+        evidence: Which pool frames are relevant: those inside the "segments" of a task, or those
+            "listed" as ``evidence_frames`` by an annotation that has such a list (the 8K file of
+            Video-MTR; its frames count in the pool of the released code).
 
     Raises:
         ValueError: For a value that is not allowed, naming it and the fix.
@@ -90,6 +94,7 @@ class EpisodeSettings:
     retrieval: Retrieval = "pool"
     sampling: Sampling = "even"
     interval_order: IntervalOrder = "either"
+    evidence: Evidence = "segments"
 
     def __post_init__(self) -> None:
         checks.keep_whole(self, "max_turns", 1)
@@ -99,6 +104,7 @@ class EpisodeSettings:
         checks.choice("retrieval", self.retrieval, get_args(Retrieval))
         checks.choice("sampling", self.sampling, get_args(Sampling))
         checks.choice("interval_order", self.interval_order, get_args(IntervalOrder))
+        checks.choice("evidence", self.evidence, get_args(Evidence))
         self.budget  # noqa: B018 - refuses numbers that do not fit
         for name in ("frame_budget", "overview_frames", "frames_per_retrieval"):
             checks.keep_whole(self, name, optional=True)

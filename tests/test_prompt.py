@@ -105,7 +105,7 @@ def test_what_a_question_holds_is_never_a_template_nor_a_frame():
         ("{{ question }}\n{{ qestion }}", r"line 2: 'qestion' is no variable.*mean 'question'"),
         ("{{ question }}\n{{ question | shout }}", r"line 2: No filter named 'shout'"),
         (
-            f"{{{{ question }}}}{FRAMES}\n{{% if must_answer %}}\n{{{{ options[9].letter }}}}{{% endif %}}",
+            f"{MINE}\n{{% if must_answer %}}\n{{{{ options[9].letter }}}}{{% endif %}}",
             r"line 3, asked for a first turn that is the last: .*no element 9",
         ),
         (
@@ -148,7 +148,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
 
 def test_a_template_that_fails_in_an_episode_says_where():
     env = text_env("{{ options[2].text }}" + FRAMES)  # the first task has two options
-    with pytest.raises(ValueError, match="the prompt, line 1: .*no element 2"):
+    with pytest.raises(ValueError, match=r"the prompt, line 1: .*no element 2"):
         env.reset(options={"index": 0})
 
 
@@ -161,7 +161,9 @@ def test_without_jinja2_the_extra_is_named(monkeypatch):
 
 def test_a_prompt_survives_specs_copies_and_pickles(tmp_path):
     (tmp_path / "mine.j2").write_text(MINE + "\n", encoding="utf-8")
-    env = TextProtocol(gym.make("gym_longvideo:LongVideoQA-v0", **SMALL), prompt=tmp_path / "mine.j2")
+    env = TextProtocol(
+        gym.make("gym_longvideo:LongVideoQA-v0", **SMALL), prompt=tmp_path / "mine.j2"
+    )
     before = env.reset(seed=0)[0]["text"]
     spec = env.spec
     assert spec is not None

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict
 from fractions import Fraction
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -24,9 +26,10 @@ from benchmarks.runs import read_run
 from gym_longvideo.env import LongVideoQAEnv
 from gym_longvideo.settings import RULES, EnvSettings, EpisodeSettings, with_rules
 from gym_longvideo.task import Task
-from gym_longvideo.video import ArrayVideo
+from gym_longvideo.video import ArrayVideo, VideoOpenError
 from gym_longvideo.wrappers import TextProtocol
 
+ROOT = Path(__file__).parents[1]
 RULE = "video_mtr_code"
 SMALL = {"frame_size": 8}
 
@@ -202,6 +205,33 @@ def test_an_interval_that_ends_before_it_starts_is_malformed_there_alone():
         assert env.step(np.array([0, 30, 3, 0]))[4]["malformed"] == said
 
 
+def test_frames_that_an_annotation_lists_are_the_relevant_ones():
+    listed = {"evidence_frames": [3, 9], "evidence_unit": "pool_index"}
+    for meta, evidence, relevant in (
+        (listed, "listed", {3, 9}),
+        (listed, "segments", {26, 27, 28, 29, 30, 31}),
+        ({**listed, "evidence_unit": "source_frame"}, "listed", {26, 27, 28, 29, 30, 31}),
+        ({**listed, "evidence_frames": []}, "listed", {26, 27, 28, 29, 30, 31}),
+    ):
+        env = LongVideoQAEnv(GreySuite(meta=meta), rules=RULE, evidence=evidence, **SMALL)
+        env.reset(seed=0)
+        assert env.record.pool["relevant"] == sorted(relevant)
+    far = GreySuite(1, meta={**listed, "evidence_frames": [64]})
+    with pytest.raises(VideoOpenError, match=r"lists the evidence frame 64, and .* frames 0\.\.63"):
+        LongVideoQAEnv(far, rules=RULE, **SMALL).reset()
+    odd = GreySuite(1, meta={**listed, "evidence_frames": [1.5]})
+    with pytest.raises(ValueError, match=r"task 'grey-0': each of evidence_frames=1\.5"):
+        LongVideoQAEnv(odd, rules=RULE, **SMALL).reset()
+
+
+def test_the_same_view_is_paid_again_only_after_a_worse_one():
+    env = LongVideoQAEnv(GreySuite(), rules=RULE, max_turns=6, **SMALL)
+    env.reset(seed=0)
+    exact, elsewhere = np.array([0, 26, 31, 0]), np.array([0, 0, 5, 0])
+    steps = [env.step(action) for action in (exact, exact, elsewhere, elsewhere, exact)]
+    assert [step[1] for step in steps] == pytest.approx([0.6, 0.1, 0.1, 0.1, 0.6])
+
+
 def test_views_are_as_large_in_every_turn_of_longer_episodes():
     env = LongVideoQAEnv(GreySuite(), rules=RULE, max_turns=6, **SMALL)
     env.reset(seed=0)
@@ -218,13 +248,13 @@ def test_what_is_given_wins_over_the_rules():
     assert (wider.budget.overview, wider.budget.retrieval) == (32, 16)
     with pytest.raises(ValueError, match=r"rules='paper' is unknown; use one of .*video_mtr_code"):
         LongVideoQAEnv(rules="paper")
-    for name, value in (("sampling", "middle"), ("interval_order", "any")):
+    for name, value in (("sampling", "middle"), ("interval_order", "any"), ("evidence", "all")):
         with pytest.raises(ValueError, match=rf"{name}='{value}' is unknown; use one of"):
             LongVideoQAEnv(**{name: value})
 
 
 def test_settings_from_before_are_what_they_were():
-    assert not {"sampling", "interval_order"} & set(EpisodeSettings().resolved())
+    assert not {"sampling", "interval_order", "evidence"} & set(EpisodeSettings().resolved())
     released = EpisodeSettings(sampling="linspace")
     assert released.resolved()["sampling"] == "linspace"
     assert MadeFor().departures("tags", released) == ["sampling='linspace' (trained with 'even')"]
@@ -267,3 +297,11 @@ def test_a_policy_trained_by_the_rules_is_made_for_them(tmp_path):
     }
     words = ["--env", '{"rules": "video_mtr_code"}', "--preset", "recommended", "--model", "tiny"]
     assert parse(words).env == {**RULES[RULE], "frame_size": 224}
+
+
+def test_every_test_that_the_table_names_is_there():
+    table = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", table)
+    assert len(named) > 20
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), test
