@@ -128,8 +128,8 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         split: str = "train",
         suite_options: Mapping[str, Any] | None = None,
         *,
-        rules: str | None = None,
         render_mode: str | None = None,
+        rules: str | None = None,
         **settings: Any,
     ) -> None:
         """Make an environment; no video is opened before ``reset``.
@@ -139,9 +139,9 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
                 annotation, "module:callable" that returns a ``Suite``, or a ``Suite``.
             split: Split of the suite.
             suite_options: Keyword arguments of the suite, e.g. ``{"families": "needle"}``.
+            render_mode: "rgb_array", "ansi" or ``None``.
             rules: Name of settings that are set at once, under those that are given:
                 "video_mtr_code" plays the released code of Video-MTR.
-            render_mode: "rgb_array", "ansi" or ``None``.
             **settings: Fields of ``gym_longvideo.settings.EnvSettings``, where each is explained.
 
         Raises:

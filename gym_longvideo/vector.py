@@ -50,8 +50,8 @@ class LongVideoQAVectorEnv(SyncVectorEnv):
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         copy: bool = True,
-        rules: str | None = None,
         render_mode: str | None = None,
+        rules: str | None = None,
         **settings: Any,
     ) -> None:
         """Make the environments; no video is opened before ``reset``.
@@ -64,8 +64,8 @@ class LongVideoQAVectorEnv(SyncVectorEnv):
             autoreset_mode: An ``AutoresetMode`` or its value: "NextStep", "SameStep", "Disabled".
             copy: True gives every batch arrays of its own. False writes each into the same ones,
                 so that an observation lasts until the next call.
-            rules: As for ``LongVideoQAEnv``.
             render_mode: As for ``LongVideoQAEnv``.
+            rules: As for ``LongVideoQAEnv``.
             **settings: Fields of ``gym_longvideo.settings.EnvSettings``, the same for all.
 
         Raises:
