@@ -22,9 +22,10 @@ from agents.ppo_config import PRESETS, PPOConfig
 from agents.source import EPISODE_SETTINGS, TINY, MadeFor, PolicySource
 from gym_longvideo import checks
 from gym_longvideo.env import SETTINGS
+from gym_longvideo.prompt import prompt_text
 from gym_longvideo.protocol import make_protocol
 from gym_longvideo.rewards import make_reward
-from gym_longvideo.settings import EpisodeSettings
+from gym_longvideo.settings import EpisodeSettings, with_rules
 from gym_longvideo.suite import is_annotation, named_split, parts_of, suite_names
 from gym_longvideo.wrappers import TextProtocol
 
@@ -58,11 +59,15 @@ class TrainConfig:
             given. Records of an annotation that name no split are split by video, unless
             "split_by" is "none".
         env: Keyword arguments of LongVideoQA-v0, over those that the model was made for; on the
-            command line over those of the preset, or of the run that goes on, too.
+            command line over those of the preset, or of the run that goes on, too. Under "rules"
+            the name of many at once, the reward too: video_mtr_code plays the released code.
         split: Split to train on.
         eval_split: Split to evaluate on.
         reward: Reward preset of the environment.
         protocol: "tags", "tags_seconds" or "tool_call".
+        prompt: File of a template that words the turns (docs/prompts.md); by default the one that
+            the model was trained with, if any; "default" for this project's own words. Checkpoints
+            hold its text.
         max_new_tokens: Longest reply.
         thinking: Whether the model thinks before it replies, for models whose chat template has
             that switch (enable_thinking); by default as the model was made for, or as the template
@@ -114,6 +119,7 @@ class TrainConfig:
     eval_split: str = "val"
     reward: str = "video_mtr"
     protocol: str = "tags"
+    prompt: str = ""
     max_new_tokens: int = 48
     thinking: bool | None = None
     bonus: bool = True
@@ -190,9 +196,11 @@ class TrainConfig:
             )
         RetrievalBonus(self.bonus_stages, self.bonus_patience)
         known = (*SETTINGS, "render_mode", "suite", "split", "suite_options")
+        object.__setattr__(self, "env", with_rules(self.env))
         checks.names(f"env={self.env}: the environment", self.env, known)
         make_reward(self.env.get("reward", self.reward))
         make_protocol(self.protocol)
+        object.__setattr__(self, "prompt", prompt_text(self.prompt))
 
     @property
     def lora(self) -> LoRA | None:
@@ -275,6 +283,7 @@ class TrainConfig:
             suite=suite["suite"],
             suite_options=suite["suite_options"],
             thinking=self._thinks(),
+            prompt=self._prompt(),
         )
 
     def make_env(self, split: str, *, held_out: bool = False) -> TextProtocol:
@@ -285,7 +294,7 @@ class TrainConfig:
             disable_env_checker=True,
             **{**suite, **self.env_options()},
         )
-        return TextProtocol(env, self.protocol)
+        return TextProtocol(env, self.protocol, prompt=self._prompt() or None)
 
     def load_policy(
         self,
@@ -323,6 +332,9 @@ class TrainConfig:
     def _thinks(self) -> bool | None:
         own = self.source.made_for
         return own.thinking if self.thinking is None and own is not None else self.thinking
+
+    def _prompt(self) -> str:
+        return (self.source.made_for or MadeFor()).prompt_under(self.prompt)
 
     def to_json(self) -> dict[str, Any]:
         """Return a mapping of JSON's own types."""

@@ -18,6 +18,7 @@ from agents.plan.published import PUBLISHED
 from agents.scripted import AGENTS
 from gym_longvideo import checks
 from gym_longvideo.command import json_object
+from gym_longvideo.prompt import DEFAULT, digest
 from gym_longvideo.settings import EpisodeSettings
 
 Kind = Literal["scripted", "checkpoint", "model", "hub", "endpoint"]
@@ -27,6 +28,7 @@ MADE_FOR_FILE = "longvideo.json"
 _FORMAT = 1  # of that file
 _LARGE = 512  # hidden size; the smallest published vision-language models have 576
 _FRAME_SIZE = 224  # of large models, in pixels: what is left for the numeric observation
+_KINDS = {"protocol": str, "suite": str, "suite_options": Mapping, "prompt": str}  # of MadeFor
 FRAME_TOKENS = 128  # of a frame that a large model sees
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+\Z")
 EPISODE_SETTINGS = tuple(each.name for each in fields(EpisodeSettings))
@@ -44,6 +46,7 @@ class MadeFor:
         suite: Suite that it was trained on.
         suite_options: Keyword arguments of that suite.
         thinking: Whether it thinks before it replies; None leaves it to its chat template.
+        prompt: Template that words its turns; "" for the protocol's own words.
     """
 
     protocol: str = "tags"
@@ -53,11 +56,12 @@ class MadeFor:
     suite: str = ""
     suite_options: Mapping[str, Any] = field(default_factory=dict)
     thinking: bool | None = None
+    prompt: str = ""
 
     def __post_init__(self) -> None:
         checks.whole("max_new_tokens", self.max_new_tokens, 1, optional=True)
         checks.whole("history", self.history, 0, optional=True)
-        for name, kind in (("protocol", str), ("suite", str), ("suite_options", Mapping)):
+        for name, kind in _KINDS.items():
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be a {kind.__name__}")
         if not isinstance(self.thinking, bool | None):
@@ -65,7 +69,10 @@ class MadeFor:
 
     def write(self, directory: str | Path) -> None:
         """Write ``longvideo.json`` beside the weights."""
-        text = json.dumps({"format": _FORMAT, **asdict(self)}, indent=2)
+        written = {"format": _FORMAT, **asdict(self)}
+        if self.prompt:
+            written["prompt_digest"] = digest(self.prompt)
+        text = json.dumps(written, indent=2)
         (Path(directory) / MADE_FOR_FILE).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -82,24 +89,55 @@ class MadeFor:
             given = json_object(path.read_text(encoding="utf-8"))
             if (found := given.pop("format", None)) != _FORMAT:
                 raise ValueError(f"it has format {found!r}; this version reads {_FORMAT}")
+            said = given.pop("prompt_digest", None)
             checks.names("it", given, [each.name for each in fields(cls)])
             settings = given.pop("settings", {})
             checks.names("settings", settings, EPISODE_SETTINGS)
-            return cls(**given, settings=EpisodeSettings(**settings))
+            made = cls(**given, settings=EpisodeSettings(**settings))
+            if said != (digest(made.prompt) if made.prompt else None):
+                raise ValueError(
+                    f"its prompt was edited: prompt_digest={said!r} is that of another; restore it,"
+                    " or train on with --prompt FILE"
+                )
+            return made
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
 
-    def departures(self, protocol: str, settings: EpisodeSettings) -> list[str]:
+    def prompt_under(self, given: str) -> str:
+        """Return the template that words turns, "" for the protocol's own words.
+
+        Args:
+            given: A template; "" for that of the policy, "default" for none.
+        """
+        return "" if given == DEFAULT else given or self.prompt
+
+    def departures(
+        self, protocol: str, settings: EpisodeSettings, prompt: str | None = None
+    ) -> list[str]:
         """Say in which settings a choice differs from this one.
 
         Shares of a frame budget are compared as the numbers that they come to.
+
+        Args:
+            protocol: Text protocol.
+            settings: What is seen.
+            prompt: Template that words the turns; by default its own.
         """
+        asked = self.prompt if prompt is None else prompt
         ours = {"protocol": protocol, **EpisodeSettings.resolved(settings)}
         theirs = {"protocol": self.protocol, **self.settings.resolved()}
-        return [
-            f"{name}={ours.get(name)!r} (trained with {theirs.get(name)!r})"
+        ours["prompt"], theirs["prompt"] = _named(asked), _named(self.prompt)
+        pairs = {  # what cards leave out is as the settings have it
+            name: (
+                ours.get(name, getattr(settings, name, None)),
+                theirs.get(name, getattr(self.settings, name, None)),
+            )
             for name in {**theirs, **ours}
-            if ours.get(name) != theirs.get(name)
+        }
+        return [
+            f"{name}={one!r} (trained with {other!r})"
+            for name, (one, other) in pairs.items()
+            if one != other
         ]
 
 
@@ -237,6 +275,11 @@ class PolicySource:
                 f"the hub has no model {self.path!r} with a config.json, or does not show it; see "
                 "to the id, or to your access token"
             )
+
+
+def _named(template: str) -> str:
+    """Return what a message calls a template."""
+    return digest(template)[:12] if template else DEFAULT
 
 
 def frame_tokens(settings: EpisodeSettings, unit: int | None = None) -> int:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from gym_longvideo.env import LongVideoQAEnv
+from gym_longvideo.prompt import digest as digest_of_template
 from gym_longvideo.protocol import PROTOCOLS, example_turn, shown
 from gym_longvideo.suite import Suite
 from gym_longvideo.version import __version__
@@ -124,6 +125,7 @@ def make_card(
     *,
     protocol: str,
     system_prompt: str,
+    prompt: str = "",
     control: str,
     episodes: int | None,
     seed: int,
@@ -136,6 +138,7 @@ def make_card(
         suite: The tasks as they will be put: with a control's changes.
         protocol: Name of the text protocol, or "numeric".
         system_prompt: What a model is told at first; "" in the numeric view.
+        prompt: Template that words the turns in place of the protocol, "" for none.
         control: "none", or what is controlled for.
         episodes: How many tasks are played, ``None`` for all.
         seed: Of the evaluation.
@@ -163,7 +166,9 @@ def make_card(
             },
             "settings": settings,
             "text_protocol": protocol,
-            "prompt_digest": prompt_digest(protocol, system_prompt),
+            "prompt_digest": digest_of_template(prompt)
+            if prompt
+            else prompt_digest(protocol, system_prompt),
             "control": control,
             "episodes": episodes,
             "seed": seed,

@@ -42,8 +42,9 @@ from gym_longvideo.command import Parser, as_command, check_directory, fail, wri
 from gym_longvideo.env import SETTINGS, LongVideoQAEnv
 from gym_longvideo.extras import require
 from gym_longvideo.files import portable
+from gym_longvideo.prompt import prompt_text
 from gym_longvideo.protocol import PROTOCOLS, example_turn, make_protocol
-from gym_longvideo.settings import EpisodeSettings
+from gym_longvideo.settings import EpisodeSettings, with_rules
 from gym_longvideo.suite import Suite
 
 _log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ def evaluate(
     suite_options: Mapping[str, Any] | None = None,
     env: Mapping[str, Any] | None = None,
     protocol: str | None = None,
+    prompt: str | os.PathLike[str] = "",
     control: str = "none",
     episodes: int | None = None,
     seed: int = 0,
@@ -115,6 +117,9 @@ def evaluate(
             What they leave open of ``EpisodeSettings`` is as the policy was made for.
         protocol: Text protocol; by default that which the policy was made for, else "tags".
             Scripted policies speak none.
+        prompt: Template that words the turns of a model: its text, or the path of its file; by
+            default the one that the policy was trained with, if any; "default" for the protocol's
+            own words.
         control: One of ``controls.CONTROLS``.
         episodes: Questions to play, drawn by ``seed``; ``None`` for all. More than the suite has
             are refused.
@@ -151,7 +156,11 @@ def evaluate(
         options=_without_paths(suite_options),
     )
     source = None if callable(policy) else PolicySource.of(policy)
-    protocol, env = _as_made_for(source, protocol, env or {})
+    if prompt and source is None:
+        raise ValueError("a policy that is a function makes its own player; leave prompt= out")
+    given = prompt_text(prompt)
+    template = _prompt(source, given)
+    protocol, env = _as_made_for(source, protocol, with_rules(env or {}), template)
     unscored = all(tasks[index].answer_index is None for index in range(len(tasks)))
     if unscored:
         _log.warning("%s; there will be no accuracy", UNSCORED)
@@ -176,6 +185,7 @@ def evaluate(
                 source,
                 make_env,
                 protocol=protocol,
+                prompt=template,
                 seed=seed,
                 concurrency=concurrency,
                 options=policy_options,
@@ -191,6 +201,7 @@ def evaluate(
             tasks,
             protocol=player.protocol,
             system_prompt=_system_prompt(player.protocol, probe.max_turns),
+            prompt=template,
             control=control,
             episodes=episodes,
             seed=seed,
@@ -203,8 +214,8 @@ def evaluate(
             config = EvaluateConfig.of(
                 suite=suite, policy=source.given, out=str(directory), split=split,
                 suite_options=suite_options or {}, env=env, protocol=protocol,
-                control=control, episodes=episodes, seed=seed, concurrency=concurrency,
-                policy_options=policy_options or {}, quiet=not progress,
+                prompt=template or given, control=control, episodes=episodes, seed=seed,
+                concurrency=concurrency, policy_options=policy_options or {}, quiet=not progress,
             )  # fmt: skip
             write_config(directory, to_json(config))
         jobs = [Job(key, i) for i, key in enumerate(keys) if key not in writer.outcomes]
@@ -226,8 +237,17 @@ def _distinct(keys: list[str]) -> list[str]:
     return keys
 
 
+def _prompt(source: PolicySource | None, given: str) -> str:
+    """Return the template that words the turns, "" for none."""
+    made_for = None if source is None else source.made_for
+    return (made_for or MadeFor()).prompt_under(given)
+
+
 def _as_made_for(
-    source: PolicySource | None, protocol: str | None, env: Mapping[str, Any]
+    source: PolicySource | None,
+    protocol: str | None,
+    env: Mapping[str, Any],
+    prompt: str | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """Fill in what was left open with what a policy was made for; warn of what differs."""
     if source is None:
@@ -237,7 +257,7 @@ def _as_made_for(
         return protocol or "tags", chosen
     protocol = protocol or made_for.protocol
     settings = EpisodeSettings(**{k: v for k, v in chosen.items() if k in EPISODE_SETTINGS})
-    if differing := made_for.departures(protocol, settings):
+    if differing := made_for.departures(protocol, settings, prompt):
         _log.warning("%s is not played as it was trained: %s", source.name, "; ".join(differing))
     return protocol, chosen
 

@@ -11,7 +11,7 @@ import tyro
 from agents.command import Options
 from agents.scripted import AGENTS
 from benchmarks.controls import Control
-from gym_longvideo.settings import DecodingSettings, EpisodeSettings
+from gym_longvideo.settings import DecodingSettings, EpisodeSettings, with_rules
 
 _PATHS = ("root", "annotation", "video_root")
 _OF_ENDPOINTS = (
@@ -39,13 +39,16 @@ class EvaluateConfig:
         suite_options: Further keyword arguments of the suite.
         protocol: Text protocol of models: tags, tags_seconds or tool_call; by default the one that
             the policy was made for, or else tags.
+        prompt: File of a template that words the turns of a model (docs/prompts.md); by default the
+            one that the policy was trained with, if any; "default" for this project's own words.
         control: none, blind, single_frame, shuffled or circular.
         episodes: Questions to play, drawn by the seed; all by default.
         seed: Of that choice, of shuffled options and of the policy.
         concurrency: Episodes played side by side; 0 for what suits the policy.
         settings: What the policy sees and may do.
         decoding: How frames are read from a file.
-        env: Further keyword arguments of the environment; they win over those above.
+        env: Further keyword arguments of the environment; they win over those above. Under "rules"
+            the name of many at once: video_mtr_code plays the released code of Video-MTR.
         max_new_tokens: Longest reply of a model; 0 for its own.
         thinking: Whether a local model thinks before it replies, if its chat template has that
             switch (enable_thinking); by default as it was made for, or as the template has it.
@@ -72,6 +75,7 @@ class EvaluateConfig:
     split: str = ""
     suite_options: Options = field(default_factory=dict)
     protocol: str = ""
+    prompt: str = ""
     control: Control = "none"
     episodes: int | None = None
     seed: int = 0
@@ -106,6 +110,7 @@ class EvaluateConfig:
             "suite_options": self._suite_options(),
             "env": self._env(),
             "protocol": self.protocol or None,
+            "prompt": self.prompt,
             "control": self.control,
             "episodes": self.episodes,
             "seed": self.seed,
@@ -119,7 +124,7 @@ class EvaluateConfig:
         return {**given, **self.suite_options}
 
     def _env(self) -> dict[str, Any]:
-        return {**asdict(self.settings), **asdict(self.decoding), **self.env}
+        return {**asdict(self.settings), **asdict(self.decoding), **with_rules(self.env)}
 
     def _policy_options(self) -> dict[str, Any]:
         names: tuple[str, ...] = ("max_new_tokens",)

@@ -266,8 +266,9 @@ def _same(action: Action, turn: Mapping[str, Any]) -> bool:
         case Retrieve(start, end):
             if turn["op"] == "retrieve":
                 return turn["interval"] == [min(start, end), max(start, end)]
-            # Else refused for want of frames, whatever the parser.
-            return turn["malformed"].startswith("the frame budget")
+            # Else refused by the environment, whatever the parser.
+            backwards = start > end and turn["malformed"].endswith("ends before it starts")
+            return backwards or turn["malformed"].startswith("the frame budget")
         case Malformed():
             return turn["op"] == "malformed"
 

@@ -37,6 +37,8 @@ HAYSTACK_IDS = {
     )
 }
 
+RELEASED_ID = "LongVideo/VideoMTR-Released-v0"  # plays the released code of Video-MTR
+
 
 def _register() -> None:
     """Register every id once; importing again changes nothing."""
@@ -44,6 +46,7 @@ def _register() -> None:
     vector_entry_point = "gym_longvideo.vector:LongVideoQAVectorEnv"
     ids: dict[str, dict] = {"LongVideoQA-v0": {}}
     ids |= {name: {"suite": suite} for name, suite in HAYSTACK_IDS.items()}
+    ids[RELEASED_ID] = {"rules": "video_mtr_code"}
     for name, kwargs in ids.items():
         if name not in gym.registry:
             gym.register(

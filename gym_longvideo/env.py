@@ -21,11 +21,20 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
 from gym_longvideo import checks
-from gym_longvideo.episode import Action, Answer, Episode, Malformed, Retrieval, Retrieve, View
+from gym_longvideo.episode import (
+    Action,
+    Answer,
+    Episode,
+    Malformed,
+    Retrieval,
+    Retrieve,
+    View,
+    listed_frame_index,
+)
 from gym_longvideo.order import TaskOrder
 from gym_longvideo.record import EpisodeRecord
 from gym_longvideo.rewards import LedgerRow
-from gym_longvideo.settings import EnvSettings
+from gym_longvideo.settings import EnvSettings, with_rules
 from gym_longvideo.suite import Suite, load_suite, question_text, utf8_prefix
 from gym_longvideo.task import Task
 from gym_longvideo.video import BackendUnavailableError, MachineError, VideoError
@@ -120,6 +129,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
         suite_options: Mapping[str, Any] | None = None,
         *,
         render_mode: str | None = None,
+        rules: str | None = None,
         **settings: Any,
     ) -> None:
         """Make an environment; no video is opened before ``reset``.
@@ -130,6 +140,8 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             split: Split of the suite.
             suite_options: Keyword arguments of the suite, e.g. ``{"families": "needle"}``.
             render_mode: "rgb_array", "ansi" or ``None``.
+            rules: Name of settings that are set at once, under those that are given:
+                "video_mtr_code" plays the released code of Video-MTR.
             **settings: Fields of ``gym_longvideo.settings.EnvSettings``, where each is explained.
 
         Raises:
@@ -141,7 +153,7 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
                 f"LongVideoQAEnv got an unexpected keyword argument {name!r}"
                 f"{checks.instead(name, SETTINGS)}"
             )
-        given = EnvSettings(**settings)
+        given = EnvSettings(**with_rules({"rules": rules, **settings}))
         checks.choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         self.suite = load_suite(suite, split=split, options=suite_options)
         self._suite_options = {
@@ -359,6 +371,14 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
                     "the file again if it is cut short",
                     path=task.video,
                 )
+        listed = listed_frame_index(task) if self._given.evidence == "listed" else frozenset()
+        if listed and max(listed) >= len(pool_times):
+            raise VideoOpenError(
+                f"task {task.task_id!r} lists the evidence frame {max(listed)}, and the pool of "
+                f"its video has frames 0..{len(pool_times) - 1}; use the pool it was made for, or "
+                "evidence='segments'",
+                path=task.video,
+            )
         episode = Episode(
             task,
             pool_times,
@@ -369,6 +389,9 @@ class LongVideoQAEnv(gym.Env[dict[str, Any], np.ndarray]):
             self.retrieval,
             self.reward,
             truncated_video=info.truncated,
+            sampling=self._given.sampling,
+            interval_order=self._given.interval_order,
+            listed=listed,
         )
         self._seen = np.zeros(self.pool_size, np.int8)
         self._question = _encode(question_text(task), self._given.question_bytes)

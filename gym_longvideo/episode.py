@@ -22,6 +22,9 @@ from gym_longvideo.task import Task
 
 Outcome = Literal["", "correct", "wrong", "unanswered", "unscored", "infra_error"]
 Retrieval = Literal["pool", "timeline"]
+Sampling = Literal["even", "linspace"]
+IntervalOrder = Literal["either", "ascending"]
+Evidence = Literal["segments", "listed"]
 
 
 @dataclass(frozen=True)
@@ -160,31 +163,52 @@ class TurnLog:
 
 
 @lru_cache(maxsize=64)
-def overview_frame_index(pool_length: int, count: int) -> np.ndarray:
-    """Return at most ``count`` int64 pool indices, in the middle of equal parts of the pool.
+def overview_frame_index(pool_length: int, count: int, sampling: Sampling = "even") -> np.ndarray:
+    """Return at most ``count`` int64 pool indices, spread over the pool.
 
     The array is shared, and cannot be written to.
 
-    >>> overview_frame_index(128, 4).tolist()
-    [16, 48, 80, 112]
+    Args:
+        pool_length: Frames of the pool.
+        count: Frames wanted; all of a pool that has fewer.
+        sampling: "even" takes the middle of equal parts; "linspace" the first frame, the last one,
+            and equal steps between, rounded down.
+
+    >>> overview_frame_index(128, 4).tolist(), overview_frame_index(128, 4, "linspace").tolist()
+    ([16, 48, 80, 112], [0, 42, 84, 127])
     """
     count = min(count, pool_length)
+    if sampling == "linspace":
+        frame_index = np.linspace(0, pool_length - 1, count).astype(np.int64)
+        frame_index.setflags(write=False)
+        return frame_index
     frame_index = (2 * np.arange(count) + 1) * pool_length // (2 * max(count, 1))
     frame_index.setflags(write=False)
     return frame_index
 
 
-def stride_frame_index(start: int, end: int, count: int) -> np.ndarray:
+def stride_frame_index(start: int, end: int, count: int, sampling: Sampling = "even") -> np.ndarray:
     """Return at most ``count`` int64 pool indices of ``start..end`` (inclusive) at an even stride.
+
+    Args:
+        start: First frame of the interval.
+        end: Its last frame.
+        count: Frames wanted; all of an interval that has fewer, each once.
+        sampling: "even" rounds to the nearest frame, half up, and takes one frame from the middle;
+            "linspace" rounds down, and takes one frame from the start.
 
     >>> stride_frame_index(10, 20, 3).tolist()
     [10, 15, 20]
     >>> stride_frame_index(4, 6, 8).tolist()
     [4, 5, 6]
+    >>> stride_frame_index(0, 9, 4).tolist(), stride_frame_index(0, 8, 4, "linspace").tolist()
+    ([0, 3, 6, 9], [0, 2, 5, 8])
     """
     length = end - start + 1
     if length <= count:
         return np.arange(start, end + 1)
+    if sampling == "linspace":
+        return np.linspace(start, end, count).astype(np.int64)
     if count == 1:
         return np.array([(start + end) // 2])
     # Round half up: the same indices everywhere, and distinct because length > count.
@@ -231,6 +255,22 @@ def relevant_frame_index(
     return frozenset(found)
 
 
+def listed_frame_index(task: Task) -> frozenset[int]:
+    """Return the pool frames that an annotation itself lists as relevant; empty if it lists none.
+
+    They are ``evidence_frames`` of its record, where ``evidence_unit`` is "pool_index".
+
+    Raises:
+        ValueError: If one is not a whole number.
+    """
+    if task.meta.get("evidence_unit") != "pool_index":
+        return frozenset()
+    listed = task.meta.get("evidence_frames") or ()
+    return frozenset(
+        checks.whole(f"task {task.task_id!r}: each of evidence_frames", each, 0) for each in listed
+    )
+
+
 @dataclass
 class Episode:
     """One question, at most ``max_turns`` turns, one ledger.
@@ -245,6 +285,9 @@ class Episode:
         outcome: "" while the episode runs.
         error: What broke, for the outcome "infra_error".
         overview_shown_s: Playback seconds of the overview's frames as really shown.
+        sampling: Which pool frames stand for the pool and for an interval.
+        interval_order: Whether the ends of an interval may come in either order.
+        listed: Relevant pool frames; none for those inside the segments of the task.
     """
 
     task: Task
@@ -260,13 +303,19 @@ class Episode:
     outcome: Outcome = ""
     error: str = ""
     overview_shown_s: list[float] = field(default_factory=list)
+    sampling: Sampling = "even"
+    interval_order: IntervalOrder = "either"
+    listed: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        self.relevant = relevant_frame_index(self.task.segments_s, self.pool_times)
+        inside = relevant_frame_index(self.task.segments_s, self.pool_times)
+        self.relevant = self.listed or inside
         self._rows: list[LedgerRow] = []
         self.seen: set[int] = set()
         self.frames_shown = 0
-        frame_index = overview_frame_index(len(self.pool_times), self.budget.overview)
+        frame_index = overview_frame_index(
+            len(self.pool_times), self.budget.overview, self.sampling
+        )
         self.overview = self._show(View(frame_index, self.pool_times[frame_index], True))
         self.initial_iou = frame_iou(frame_index.tolist(), self.relevant)
         self.best_iou = self.initial_iou
@@ -318,6 +367,8 @@ class Episode:
                     return f"the frame budget of {self.budget.total} is spent; an answer was due"
                 if not (0 <= start <= last and 0 <= end <= last):
                     return f"interval ({start}, {end}) leaves the pool; valid range is 0..{last}"
+                if start > end and self.interval_order == "ascending":
+                    return f"interval ({start}, {end}) ends before it starts"
         return ""
 
     def step(self, action: Action) -> tuple[View, LedgerRow]:
@@ -377,7 +428,7 @@ class Episode:
     def _view(self, start: int, end: int) -> View:
         count = min(self.budget.retrieval, self.frames_left)
         if self.retrieval == "pool":
-            frame_index = stride_frame_index(start, end, count)
+            frame_index = stride_frame_index(start, end, count, self.sampling)
             return View(frame_index, self.pool_times[frame_index], True)
         edges = cell_edges(self.pool_times, self.duration_s)
         start_s, end_s = edges[start], edges[end + 1]

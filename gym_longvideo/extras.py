@@ -25,6 +25,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "peft",
         "tensorboard",
         "safetensors",
+        "jinja2",
         "filelock",
         "tyro",
     ),

@@ -45,6 +45,7 @@ class Turn:
         frame_time: (n,) seconds of each frame.
         objection: Why the previous reply was malformed, "" if it was fine.
         first: Whether this is the first turn of the episode.
+        seen: Ascending pool indices of every frame shown so far, those of this turn included.
     """
 
     number: int
@@ -59,6 +60,7 @@ class Turn:
     frame_time: np.ndarray = field(repr=False)
     objection: str = ""
     first: bool = False
+    seen: tuple[int, ...] = ()
 
     @property
     def last_index(self) -> int:
@@ -369,11 +371,15 @@ def make_protocol(protocol: str | TurnProtocol) -> TurnProtocol:
     return PROTOCOLS[protocol]()
 
 
-def shown(content: Content) -> Content:
+def shown(content: Content, *, apart: bool = True) -> Content:
     r"""Return what a protocol renders as it is shown: parts stand apart, marks are of frames alone.
 
     A line ends between a text and its neighbour, text or image, where neither has white space
     there; ``<image>`` in a text, which stands for a frame where prompts are text, is reworded.
+
+    Args:
+        content: What a protocol renders.
+        apart: Whether parts stand apart; False leaves their white space as it is.
 
     >>> [part["text"] for part in shown([_text("frame_idx:3"), _text("What does <image> show?")])]
     ['frame_idx:3\n', 'What does (image) show?']
@@ -382,7 +388,7 @@ def shown(content: Content) -> Content:
         {**part, "text": part["text"].replace(IMAGE, "(image)")} if "text" in part else dict(part)
         for part in content
     ]
-    for one, other in itertools.pairwise(parts):
+    for one, other in itertools.pairwise(parts) if apart else ():
         before, after = one.get("text"), other.get("text")
         if before is not None and not before[-1:].isspace() and not (after or "")[:1].isspace():
             one["text"] = f"{before}\n"

@@ -198,8 +198,7 @@ PRESETS: Mapping[str, BiLevelReward] = {
     # Video-MTR, the paper. It gives no slope for the penalty; 0.5 keeps it below the bonus.
     "video_mtr": BiLevelReward(),
     # Video-MTR, the released code: step bonus over the previous view, no penalty, no gate, and a
-    # correct answer loses 0.1 for each earlier turn. Pair it with pool_size=64,
-    # pool_rule="linspace".
+    # correct answer loses 0.1 for each earlier turn. Its whole environment: settings.RULES.
     "video_mtr_code": BiLevelReward(
         accuracy_decay=0.1,
         penalty=0.0,

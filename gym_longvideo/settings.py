@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 from gym_longvideo import checks
-from gym_longvideo.episode import Budget, Retrieval
+from gym_longvideo.episode import Budget, Evidence, IntervalOrder, Retrieval, Sampling
 from gym_longvideo.order import Order
 from gym_longvideo.rewards import BiLevelReward, make_reward
 from gym_longvideo.video import BACKENDS
@@ -23,6 +23,26 @@ from gym_longvideo.video.source import Fit
 
 OnVideoError = Literal["raise", "skip"]
 LEAST_UNITS = 4  # of a frame that is shown as it is
+# Settings by the name of what they play; see docs/fidelity.md.
+RULES: Mapping[str, Mapping[str, Any]] = {
+    # Video-MTR, the released code: 16 frames and 8 for each retrieval, however many turns.
+    "video_mtr_code": {
+        "max_turns": 3,
+        "frame_budget": None,
+        "overview_frames": 16,
+        "frames_per_retrieval": 8,
+        "pool_size": 64,
+        "pool_rule": "per_second",
+        "sampling": "linspace",
+        "retrieval": "pool",
+        "interval_order": "ascending",
+        "evidence": "listed",
+        "reward": "video_mtr_code",
+        "seek": "exact",
+    },
+}
+# What a setting that is newer than the first cards was before: it is left out of them.
+_BEFORE = {"sampling": "even", "interval_order": "either", "evidence": "segments"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +56,11 @@ class EpisodeSettings:
         overview_frames: Frames of the overview (n0) instead of B/2; 0 is legal.
         frames_per_retrieval: Most frames of a retrieval (f_max) instead of B/4.
         pool_size: Candidate frames of a video (M); one with fewer frames has a shorter pool.
-        pool_rule: "midpoint" of M equal parts, or "linspace" over source frames (as released).
+        pool_rule: "midpoint" of M equal parts; "linspace" over source frames; "per_second" over
+            them too, with a frame a second in videos of fewer than M seconds (the released code).
+        sampling: Which pool frames stand for the pool in the overview, and for an interval:
+            "even" takes middles of equal parts and rounds to the nearest frame; "linspace" goes
+            from the first frame to the last in equal steps, rounded down (the released code).
         frame_size: Side of the square frames in pixels, or (height, width).
         fit: "stretch" or "letterbox" to the frame size.
         max_pixels: For views that show frames as they are (``TextProtocol``): pixels of a frame at
@@ -46,6 +70,12 @@ class EpisodeSettings:
             makes one token of (28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL and Qwen3.5).
         retrieval: "pool" shows pool frames of the interval; "timeline" samples the raw video
             between its ends, so that a retrieval can see what lies between pool frames.
+        interval_order: Whether the pool indices of an interval may come in "either" order, or must
+            be "ascending": one that ends before it starts is malformed then (the released code).
+            Text protocols that name intervals in seconds put them in order themselves.
+        evidence: Which pool frames are relevant: those inside the "segments" of a task, or those
+            "listed" as ``evidence_frames`` by an annotation that has such a list (the 8K file of
+            Video-MTR; its frames count in the pool of the released code).
 
     Raises:
         ValueError: For a value that is not allowed, naming it and the fix.
@@ -62,6 +92,9 @@ class EpisodeSettings:
     max_pixels: int | None = None
     pixel_unit: int = 28
     retrieval: Retrieval = "pool"
+    sampling: Sampling = "even"
+    interval_order: IntervalOrder = "either"
+    evidence: Evidence = "segments"
 
     def __post_init__(self) -> None:
         checks.keep_whole(self, "max_turns", 1)
@@ -69,6 +102,9 @@ class EpisodeSettings:
         checks.choice("pool_rule", self.pool_rule, get_args(Rule))
         checks.choice("fit", self.fit, get_args(Fit))
         checks.choice("retrieval", self.retrieval, get_args(Retrieval))
+        checks.choice("sampling", self.sampling, get_args(Sampling))
+        checks.choice("interval_order", self.interval_order, get_args(IntervalOrder))
+        checks.choice("evidence", self.evidence, get_args(Evidence))
         self.budget  # noqa: B018 - refuses numbers that do not fit
         for name in ("frame_budget", "overview_frames", "frames_per_retrieval"):
             checks.keep_whole(self, name, optional=True)
@@ -129,7 +165,8 @@ class EpisodeSettings:
 
     def resolved(self) -> dict[str, Any]:
         """Return the numbers that the settings come to, by name, JSON-able."""
-        left_out = () if self.max_pixels else ("max_pixels", "pixel_unit")
+        left_out = [name for name, before in _BEFORE.items() if getattr(self, name) == before]
+        left_out += [] if self.max_pixels else ["max_pixels", "pixel_unit"]
         names = [each.name for each in fields(EpisodeSettings) if each.name not in left_out]
         return {
             **{name: getattr(self, name) for name in names},
@@ -225,3 +262,28 @@ class EnvSettings(DecodingSettings, EpisodeSettings):
             "seek": self.seek,
             "backend": self.backend,
         }
+
+
+def with_rules(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with those that ``rules`` stands for in its place; given ones win.
+
+    A frame budget that is given is divided as ever, unless its parts are given too.
+
+    Args:
+        settings: By name; under "rules" a name of ``RULES``, or None for none.
+
+    Raises:
+        ValueError: For unknown rules.
+
+    >>> with_rules({"rules": "video_mtr_code", "pool_size": 32})["pool_size"]
+    32
+    """
+    given = dict(settings)
+    name = given.pop("rules", None)
+    if name is None:
+        return given
+    checks.choice("rules", name, tuple(RULES))
+    rules = dict(RULES[name])
+    if given.get("frame_budget") is not None:
+        del rules["overview_frames"], rules["frames_per_retrieval"]
+    return {**rules, **given}

@@ -51,6 +51,7 @@ class LongVideoQAVectorEnv(SyncVectorEnv):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         copy: bool = True,
         render_mode: str | None = None,
+        rules: str | None = None,
         **settings: Any,
     ) -> None:
         """Make the environments; no video is opened before ``reset``.
@@ -64,6 +65,7 @@ class LongVideoQAVectorEnv(SyncVectorEnv):
             copy: True gives every batch arrays of its own. False writes each into the same ones,
                 so that an observation lasts until the next call.
             render_mode: As for ``LongVideoQAEnv``.
+            rules: As for ``LongVideoQAEnv``.
             **settings: Fields of ``gym_longvideo.settings.EnvSettings``, the same for all.
 
         Raises:
@@ -83,8 +85,9 @@ class LongVideoQAVectorEnv(SyncVectorEnv):
             checks.choice("autoreset_mode", mode, [each.value for each in AutoresetMode])
             mode = AutoresetMode(mode)
         make = partial(
-            LongVideoQAEnv, suite, split, suite_options, render_mode=render_mode, **settings
-        )
+            LongVideoQAEnv, suite, split, suite_options, rules=rules, render_mode=render_mode,
+            **settings,
+        )  # fmt: skip
         super().__init__([make] * num_envs, copy=copy, autoreset_mode=mode)
 
     def reset(

@@ -22,7 +22,7 @@ from gym_longvideo.video import DiskCache, FrameCache, FramePool, FrameStatus, R
 from gym_longvideo.video.border import changed_error
 from gym_longvideo.video.cache import PoolCache
 from gym_longvideo.video.picture import resize
-from gym_longvideo.video.pool import pool_times
+from gym_longvideo.video.pool import pool_times_of
 from gym_longvideo.video.source import Fit
 
 _NO_TIMES = np.zeros(0)
@@ -110,9 +110,7 @@ class Viewer:
         self._shape = asked.shape_of(info.height, info.width)
         if hasattr(video, "draw") and self.cache is None:
             self._drawable = video
-            times = pool_times(
-                info.duration_s, asked.pool_size, asked.pool_rule, info.frame_count, info.fps
-            )
+            times = pool_times_of(info, asked.pool_size, asked.pool_rule)
         else:
             self._pool = FramePool(
                 video,

@@ -6,6 +6,7 @@ All record their constructor arguments, so ``env.spec.to_json()`` rebuilds the w
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from gymnasium.vector.utils import create_shared_memory
 from gym_longvideo import checks
 from gym_longvideo.env import ANSWER, RETRIEVE, LongVideoQAEnv
 from gym_longvideo.episode import Answer, Malformed, cell_edges
+from gym_longvideo.prompt import Prompt, Prompted
 from gym_longvideo.protocol import IMAGE, Turn, lenient, make_protocol, shown
 
 
@@ -71,6 +73,8 @@ class TextProtocol(gym.Wrapper[dict[str, Any], Any, dict[str, Any], Any], Record
         protocol: "tags", "tags_seconds", "tool_call", or an object with
             ``name``, ``system``, ``render`` and ``parse``.
         max_length: Characters of the longest reply and prompt.
+        prompt: Template that words the turns instead of the protocol, which goes on reading the
+            replies: its text, the path of its file, or a ``gym_longvideo.prompt.Prompt``.
 
     Example:
         >>> import gymnasium as gym
@@ -85,10 +89,21 @@ class TextProtocol(gym.Wrapper[dict[str, Any], Any, dict[str, Any], Any], Record
         ((10, 30), '', 4)
     """
 
-    def __init__(self, env: gym.Env, protocol: Any = "tags", max_length: int = 32768) -> None:
-        RecordConstructorArgs.__init__(self, protocol=protocol, max_length=max_length)
-        gym.Wrapper.__init__(self, env)
+    def __init__(
+        self,
+        env: gym.Env,
+        protocol: Any = "tags",
+        max_length: int = 32768,
+        prompt: str | os.PathLike[str] | Prompt | None = None,
+    ) -> None:
         self.protocol = make_protocol(protocol)
+        if prompt is not None:
+            prompt = Prompt(prompt)
+            self.protocol = Prompted(self.protocol, prompt)
+        RecordConstructorArgs.__init__(
+            self, protocol=protocol, max_length=max_length, prompt=prompt and prompt.text
+        )
+        gym.Wrapper.__init__(self, env)
         checks.whole("max_length", max_length, 1)
         if self.protocol.name == "tags" and _base(self).retrieval == "timeline":
             raise ValueError(
@@ -161,10 +176,12 @@ class TextProtocol(gym.Wrapper[dict[str, Any], Any, dict[str, Any], Any], Record
             frame_time=viewer.times,
             objection=last.reason if isinstance(last, Malformed) else "",
             first=not episode.turns,
+            seen=tuple(sorted(episode.seen)),
         )
 
     def _observe(self, observation: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        content = shown(self.protocol.render(self.turn))
+        exact = isinstance(self.protocol, Prompted)
+        content = shown(self.protocol.render(self.turn), apart=not exact)
         self._messages.append({"role": "user", "content": content})
         parts = [part["text"] if part["type"] == "text" else IMAGE for part in content]
         return {"text": "".join(parts), "frames": observation["frames"]}

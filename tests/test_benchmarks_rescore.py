@@ -128,6 +128,13 @@ def test_a_retrieval_refused_for_want_of_frames_does_not_diverge():
     assert rescore_run(spoken(made), parser="strict").diverging == 0
 
 
+def test_an_interval_refused_for_its_order_does_not_diverge():
+    backwards = "<think></think><retrieve>9, 8</retrieve>"
+    made = played([backwards, ANSWER], interval_order="ascending")
+    assert made.turns[0]["malformed"].endswith("ends before it starts")
+    assert rescore_run(spoken(made), parser="strict").diverging == 0
+
+
 def test_an_answer_that_came_earlier_under_the_other_parser_diverges():
     # Leniently the first reply already answers; what came after would never have been.
     made = played(["The answer is B.", ANSWER])

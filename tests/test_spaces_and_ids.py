@@ -16,7 +16,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 
 import gym_longvideo
 
-IDS = ["LongVideoQA-v0", *gym_longvideo.HAYSTACK_IDS]
+IDS = ["LongVideoQA-v0", gym_longvideo.RELEASED_ID, *gym_longvideo.HAYSTACK_IDS]
 TINY = {"frame_budget": 8, "pool_size": 16, "frame_size": 8}
 
 
@@ -138,7 +138,7 @@ import gym_longvideo
 print(*sorted(set(gymnasium.registry) - before))
 """
     assert run(code).split() == sorted(IDS)
-    assert "LongVideo/Haystack-Needle-v0" in IDS and len(IDS) == 9
+    assert "LongVideo/Haystack-Needle-v0" in IDS and len(IDS) == 10
 
 
 def _equal(a, b) -> bool:

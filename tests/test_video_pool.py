@@ -50,7 +50,7 @@ def test_midpoint_moments_are_the_centres_of_equal_parts():
     assert pool_times(10.0, 1).tolist() == [5.0]
 
 
-def test_linspace_addresses_the_source_frames_of_the_released_code():
+def test_linspace_addresses_whole_source_frames():
     # linspace(0, 99, 8).astype(int) by hand: 0, 14.14, 28.3, 42.4, 56.6, 70.7, 84.9, 99
     video = numbered_video(100, fps=25.0)
     pool = FramePool(video, size=8, rule="linspace", frame_size=(8, 8), seek="exact")

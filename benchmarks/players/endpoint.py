@@ -42,6 +42,7 @@ class EndpointPlayer:
         make_env: Makes an environment.
         model: Name of the model there.
         protocol: Text protocol.
+        prompt: Template that words the turns; "" for the protocol's own words.
         concurrency: Dialogues at a time; 0 for 16.
         temperature: 0.0 always takes the likeliest token.
         max_new_tokens: Longest reply; 0 for 512.
@@ -66,6 +67,7 @@ class EndpointPlayer:
         *,
         model: str = "",
         protocol: str = "tags",
+        prompt: str = "",
         concurrency: int = 0,
         temperature: float = 0.0,
         max_new_tokens: int = 0,
@@ -84,7 +86,7 @@ class EndpointPlayer:
         asked = Request(temperature, max_new_tokens or 512, dict(request or {}), image_format)
         self.protocol, self.patience, self.base_url = protocol, patience, base_url
         self._crew: Crew[MeteredText, Job, Played] = Crew(
-            lambda: MeteredText(make_env(), protocol),
+            lambda: MeteredText(make_env(), protocol, prompt),
             self._play,
             lambda env: env.close(),
             concurrency or CONCURRENCY,

@@ -16,6 +16,7 @@ def make_player(
     make_env: MakeEnv,
     *,
     protocol: str = "tags",
+    prompt: str = "",
     seed: int = 0,
     concurrency: int = 0,
     options: Mapping[str, Any] | None = None,
@@ -26,16 +27,20 @@ def make_player(
         source: Of the policy, or what names it.
         make_env: Makes an environment over the tasks.
         protocol: Text protocol of models.
+        prompt: Template that words the turns of models; "" for the protocol's own words.
         seed: Of what a scripted policy draws.
         concurrency: Episodes played side by side; 0 for what suits the player.
         options: What else the player takes by keyword.
 
     Raises:
-        ValueError: For an unknown policy, or options it does not take.
+        ValueError: For an unknown policy, options it does not take, or a prompt that it would not
+            read.
     """
     source, options = PolicySource.of(source), dict(options or {})
-    text = {"protocol": protocol, "concurrency": concurrency, **options}
+    text = {"protocol": protocol, "prompt": prompt, "concurrency": concurrency, **options}
     if source.kind == "scripted":
+        if prompt:
+            raise ValueError(f"policy={source.name!r} reads no prompt; leave prompt= out")
         return ScriptedPlayer(source, make_env, seed=seed, concurrency=concurrency, options=options)
     if source.kind == "endpoint":
         from benchmarks.players.endpoint import EndpointPlayer

@@ -54,6 +54,7 @@ class ModelPlayer:
         source: A checkpoint or a model of the Qwen2.5-VL kind, or what names one.
         make_env: Makes an environment.
         protocol: Text protocol.
+        prompt: Template that words the turns; "" for the protocol's own words.
         concurrency: Dialogues in a batch; 0 for 8.
         max_new_tokens: Longest reply; 0 for what a checkpoint was trained with, else 512.
         history: Earlier turns that stay in context; by default as many as a checkpoint was trained
@@ -74,6 +75,7 @@ class ModelPlayer:
         make_env: MakeEnv,
         *,
         protocol: str = "tags",
+        prompt: str = "",
         concurrency: int = 0,
         max_new_tokens: int = 0,
         history: int | None = None,
@@ -101,11 +103,11 @@ class ModelPlayer:
         tokens = frame_tokens(seen, unit)
         self._model.remember((concurrency or CONCURRENCY) * seen.budget.total, tokens)
         _log.info("%s", frame_cost(seen, unit))
-        self.protocol = protocol
+        self.protocol, self.prompt = protocol, prompt
         limit = max_new_tokens or made_for.max_new_tokens or MAX_NEW_TOKENS
         self._sampling = Sampling(greedy=True, max_new_tokens=limit)
         self._history = history
-        self._make_env, self._envs = make_env, [MeteredText(first, protocol)]
+        self._make_env, self._envs = make_env, [MeteredText(first, protocol, prompt)]
         self._count = concurrency or CONCURRENCY
         self._collector: RolloutCollector | None = None
         self._meter = _Meter(self._model)
@@ -163,7 +165,7 @@ class ModelPlayer:
     def _ready(self, jobs: int) -> RolloutCollector:
         if self._collector is None:
             while len(self._envs) < min(self._count, jobs):
-                self._envs.append(MeteredText(self._make_env(), self.protocol))
+                self._envs.append(MeteredText(self._make_env(), self.protocol, self.prompt))
             self._collector = RolloutCollector(
                 self._envs,
                 self._model,

@@ -107,8 +107,8 @@ class MeteredText(TextProtocol):
         cost: ``frames_decoded`` and ``decode_s`` of the episode that ended last.
     """
 
-    def __init__(self, env: LongVideoQAEnv, protocol: str = "tags") -> None:
-        super().__init__(env, protocol)
+    def __init__(self, env: LongVideoQAEnv, protocol: str = "tags", prompt: str = "") -> None:
+        super().__init__(env, protocol, prompt=prompt or None)
         self.base = env
         self.cost: dict[str, Any] = {}
         self._before = 0.0

@@ -153,8 +153,8 @@ def predicted_window(record: EpisodeRecord) -> Window | None:
     """Return the interval of an episode's last retrieval in seconds; ``None`` without any.
 
     It reaches from the left edge of its first pool cell to the right edge of its last one. Records
-    do not keep the pool's times: under ``pool_rule="midpoint"`` they are exact; under "linspace"
-    the edges are right to a source frame.
+    do not keep the pool's times: under ``pool_rule="midpoint"`` they are exact; under the
+    other rules the edges are right to a source frame.
     """
     intervals = [turn["interval"] for turn in record.turns if turn["op"] == "retrieve"]
     if not intervals:
@@ -177,8 +177,9 @@ def recorded_pool_times(record: EpisodeRecord) -> np.ndarray:
     duration_s, length = float(record.pool["duration_s"]), int(record.pool["length"])
     if record.settings.get("pool_rule", "midpoint") == "midpoint":
         return pool_times(duration_s, length)
-    # A pool shorter than asked for holds every source frame.
-    whole = length < int(record.settings.get("pool_size", length))
+    # A pool shorter than asked for holds every source frame, unless that is one a second.
+    rule = record.settings["pool_rule"]
+    whole = rule == "linspace" and length < int(record.settings.get("pool_size", length))
     frames = length if whole else max(length, round(duration_s * _FPS))
     return pool_times(duration_s, length, "linspace", frame_count=frames)
 

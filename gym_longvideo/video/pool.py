@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from gym_longvideo.video.cache import CachedFrame, PoolCache, PoolKey
-from gym_longvideo.video.source import Fit, FrameBatch, FrameStatus, Video
+from gym_longvideo.video.source import Fit, FrameBatch, FrameStatus, Video, VideoInfo
 
-Rule = Literal["midpoint", "linspace"]
+Rule = Literal["midpoint", "linspace", "per_second"]
 Seek = Literal["auto", "exact", "keyframe"]
 
 # seek="auto": a keyframe may stand in when nearer than this fraction of the spacing ...
@@ -38,16 +38,19 @@ def pool_times(
         duration_s: Playable seconds of the video.
         size: Moments wanted (M); a video with fewer frames has as many as it has frames.
         rule: "midpoint" puts frame k at ``(k + 0.5) * duration / m``. "linspace" takes source
-            frames ``linspace(0, n - 1, m)`` truncated to whole frames, as the released code of
-            Video-MTR does, each addressed in the middle of the time it is shown (so that rounded
-            timestamps cannot turn it into its neighbour).
+            frames ``linspace(0, n - 1, m)`` truncated to whole frames, each addressed in the middle
+            of the time it is shown (so that rounded timestamps cannot turn it into its neighbour).
+            "per_second" rounds them to the nearest whole frame, and takes one a second where that
+            is fewer than M, but 4 if there are as many, and an even number of them: the released
+            code of Video-MTR.
         frame_count: Source frames n, if known.
-        fps: Frames per second, needed by "linspace"; by default ``frame_count / duration_s``.
-            ``inf`` where any moment may be that of a frame: "linspace" then takes the moments
-            ``linspace(0, duration_s, m)``.
+        fps: Frames per second, needed by the rules that count source frames; by default
+            ``frame_count / duration_s``. ``inf`` where any moment may be that of a frame: they then
+            take the moments ``linspace(0, duration_s, m)``.
 
     Returns:
-        (m,) float64 ascending playback seconds, ``m = min(size, frame_count)``.
+        (m,) float64 ascending playback seconds, ``m = min(size, frame_count)`` except under
+        "per_second".
 
     Raises:
         ValueError: For an empty video or pool, or a rule that cannot be applied.
@@ -56,6 +59,8 @@ def pool_times(
     [1.0, 3.0, 5.0, 7.0]
     >>> pool_times(10.0, 4, "linspace", frame_count=10, fps=1.0).tolist()
     [0.5, 3.5, 6.5, 9.5]
+    >>> pool_times(39.0, 64, "per_second", frame_count=975, fps=25.0).shape
+    (38,)
     """
     if size < 1:
         raise ValueError(f"size={size}: a pool needs at least one frame")
@@ -64,18 +69,40 @@ def pool_times(
     m = size if frame_count is None else max(1, min(size, frame_count))
     if rule == "midpoint":
         return _midpoints(duration_s, m).copy()
-    if rule != "linspace":
-        raise ValueError(f"rule={rule!r} is unknown; choose 'midpoint' or 'linspace'")
+    if rule not in get_args(Rule):
+        raise ValueError(f"rule={rule!r} is unknown; choose one of {get_args(Rule)}")
     if frame_count is None:
         if fps is None:
-            raise ValueError("rule='linspace' counts source frames; pass frame_count= or fps=")
+            raise ValueError(f"rule={rule!r} counts source frames; pass frame_count= or fps=")
         if fps == float("inf"):
+            m = _one_a_second(duration_s, m) if rule == "per_second" else m
             return np.linspace(0.0, duration_s, m)
         frame_count = max(1, round(duration_s * fps))
+        m = min(m, frame_count)
     if fps is None:
         fps = frame_count / duration_s
-    frames = np.linspace(0, frame_count - 1, m).astype(np.int64)
+    if rule == "per_second":
+        m = _one_a_second(frame_count / fps, m)
+    exact = np.linspace(0, frame_count - 1, m)
+    # Never half way between two whole frames under "per_second", where m - 1 is odd.
+    frames = (exact.round() if rule == "per_second" else exact).astype(np.int64)
     return np.minimum((frames + 0.5) / fps, duration_s)
+
+
+def pool_times_of(info: VideoInfo, size: int, rule: Rule) -> np.ndarray:
+    """Return the ``pool_times`` of a video.
+
+    Frames are counted only where they are evenly spaced: a recorded talk, or a procedural video,
+    may show another picture at any moment.
+    """
+    countable = info.even and not (info.frame_count is None and info.fps is None)
+    count, fps = (info.frame_count, info.fps) if countable else (None, float("inf"))
+    return pool_times(info.duration_s, size, rule, count, fps)
+
+
+def _one_a_second(duration_s: float, most: int) -> int:
+    """Return how many frames "per_second" takes of at most ``most``."""
+    return max(1, int(min(max(duration_s, 4), most)) // 2 * 2)
 
 
 @lru_cache(maxsize=64)  # procedural videos all have one duration, and open in microseconds
@@ -120,11 +147,7 @@ class FramePool:
         self._seek: Seek = seek
         self._cache = cache
         self._deadline_s = deadline_s
-        self._times = (
-            pool_times(info.duration_s, size, rule, info.frame_count, info.fps)
-            if info.even
-            else pool_times(info.duration_s, size, rule, None, float("inf"))
-        )
+        self._times = pool_times_of(info, size, rule)
         # Cells are delimited halfway between moments: for "midpoint" those are the m equal parts.
         self._borders = (self._times[1:] + self._times[:-1]) / 2
         self._spacing_s = _spacing(self._times, info.duration_s)
