@@ -48,6 +48,8 @@ class TrainConfig:
         lora_alpha: Scale of the adapters; the update is multiplied by alpha / rank.
         train_vision: Whether the vision tower is trained too; needs --lora-rank 0.
         checkpointing: Recompute activations, which saves memory and costs a forward pass.
+        packing: Score and train dialogues end to end, without padding; by default wherever the
+            model can (not Qwen3.5, whose layers keep a state, and not --attention eager).
         suite: "haystack", the name of a benchmark, the path of a JSON Lines annotation, or
             "module:callable"; a name may carry the split to train on: "nextgqa:val".
         suite_options: Keyword arguments of the suite; those that the model was made for if none are
@@ -101,6 +103,7 @@ class TrainConfig:
     lora_alpha: float = 64.0
     train_vision: bool = False
     checkpointing: bool = False
+    packing: bool | None = None
     suite: str = "haystack"
     suite_options: Options = field(default_factory=dict)
     env: Options = field(default_factory=dict)
@@ -292,6 +295,7 @@ class TrainConfig:
             lora=self.lora,
             train_vision=self.train_vision,
             checkpointing=self.checkpointing,
+            packing=self.packing,
         )
         if (thinking := self._thinks()) is not None:
             policy.codec = policy.codec.switched(thinking)

@@ -336,6 +336,7 @@ def measure(config: ScaleConfig) -> dict[str, Any]:
             "recommended",
             minibatch=config.minibatch,
             micro_batch_tokens=config.micro_batch_tokens,
+            score_tokens=None,
             history=None,  # one row an episode
         ),
         processes=Processes(config.device),
