@@ -48,8 +48,8 @@ class TrainConfig:
         lora_alpha: Scale of the adapters; the update is multiplied by alpha / rank.
         train_vision: Whether the vision tower is trained too; needs --lora-rank 0.
         checkpointing: Recompute activations, which saves memory and costs a forward pass.
-        packing: Score and train dialogues end to end, without padding; by default wherever the
-            model can (not Qwen3.5, whose layers keep a state, and not --attention eager).
+        packing: Score and train dialogues end to end, without padding; None is wherever the model
+            can (not Qwen3.5, whose layers keep a state, and not with --attention eager).
         suite: "haystack", the name of a benchmark, the path of a JSON Lines annotation, or
             "module:callable"; a name may carry the split to train on: "nextgqa:val".
         suite_options: Keyword arguments of the suite; those that the model was made for if none are
@@ -103,7 +103,7 @@ class TrainConfig:
     lora_alpha: float = 64.0
     train_vision: bool = False
     checkpointing: bool = False
-    packing: bool | None = None
+    packing: bool | None = False
     suite: str = "haystack"
     suite_options: Options = field(default_factory=dict)
     env: Options = field(default_factory=dict)
@@ -354,6 +354,7 @@ _LARGE = {
     "env": {"frame_size": 224},
     "max_new_tokens": 512,
     "checkpointing": True,
+    "packing": None,
     "batch": 32,
     "envs": 16,
     "iterations": 250,  # 8000 samples, as in the paper

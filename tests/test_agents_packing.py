@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AttentionInterface
 
+from agents.config import make_train_config
 from agents.model.chat import Block
 from agents.model.decoding import DecodeSession
 from agents.model.families import FAMILIES
@@ -394,10 +395,13 @@ def test_scoring_has_a_limit_of_its_own(packing):
         PPOConfig(score_tokens=0)
 
 
-def test_runs_pack_wherever_the_model_can(tmp_path):
-    assert small(tmp_path).load_policy("cpu").packing
-    assert not small(tmp_path, packing=False).load_policy("cpu").packing
-    recurrent = small(tmp_path, model=str(family_dir("qwen3_5")))
+def test_large_models_are_packed_wherever_they_can(tmp_path):
+    assert [make_train_config(preset).packing for preset in ("tiny", "recommended", "paper")] == [
+        False, None, None,
+    ]  # fmt: skip
+    assert not small(tmp_path).load_policy("cpu").packing
+    assert small(tmp_path, packing=None).load_policy("cpu").packing
+    recurrent = small(tmp_path, model=str(family_dir("qwen3_5")), packing=None)
     assert not recurrent.load_policy("cpu").packing
     with pytest.raises(ValueError, match=r"packing=True, but layers of qwen3_5"):
         replace(recurrent, packing=True).load_policy("cpu")

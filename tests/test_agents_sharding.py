@@ -108,7 +108,7 @@ def config_of(case: Case) -> PPOConfig:
         critic_warmup=0,
         minibatch=99,
         micro_batch_tokens=192,
-        score_tokens=256,
+        score_tokens=None,
     )
 
 
