@@ -49,6 +49,8 @@ class TrainConfig:
         lora_alpha: Scale of the adapters; the update is multiplied by alpha / rank.
         train_vision: Whether the vision tower is trained too; needs --lora-rank 0.
         checkpointing: Recompute activations, which saves memory and costs a forward pass.
+        packing: Score and train dialogues end to end, without padding; None is wherever the model
+            can (not Qwen3.5, whose layers keep a state, and not with --attention eager).
         suite: "haystack", the name of a benchmark, the path of a JSON Lines annotation, or
             "module:callable"; a name may carry the split to train on: "nextgqa:val". Several names
             with commas between them are one suite, "weights" among its options says how often each
@@ -110,6 +112,7 @@ class TrainConfig:
     lora_alpha: float = 64.0
     train_vision: bool = False
     checkpointing: bool = False
+    packing: bool | None = False
     suite: str = "haystack"
     root: str = ""
     eval_suite: str = ""
@@ -324,6 +327,7 @@ class TrainConfig:
             lora=self.lora,
             train_vision=self.train_vision,
             checkpointing=self.checkpointing,
+            packing=self.packing,
         )
         if (thinking := self._thinks()) is not None:
             policy.codec = policy.codec.switched(thinking)
@@ -393,6 +397,7 @@ _LARGE = {
     "env": {"frame_size": 224},
     "max_new_tokens": 512,
     "checkpointing": True,
+    "packing": None,
     "batch": 32,
     "envs": 16,
     "iterations": 250,  # 8000 samples, as in the paper

@@ -13,7 +13,7 @@ import torch
 
 from agents.advantages import token_rewards, turn_aware_gae, whiten
 from agents.model.policy import MLLMPolicy
-from agents.model.rows import Row, micro_batches
+from agents.model.rows import Row
 from agents.ppo_config import PPOConfig
 from agents.trajectory import Trajectory, rows_of
 
@@ -148,8 +148,9 @@ def score(
             processes have as many; an empty group is passed with a row that does not count.
     """
     scored = Scored.empty(layout, policy.hidden_size if with_states else 0, policy.precision)
-    lengths = [len(row.ids) for row in layout.rows]
-    for group in passes(micro_batches(lengths, config.micro_batch_tokens)):
+    for group in passes(
+        policy.groups(layout.rows, config.score_tokens or config.micro_batch_tokens)
+    ):
         rows = [layout.rows[g] for g in group] or [policy.least_row()]
         scores = policy.score(rows, temperature=config.temperature, with_hidden=with_states)
         found = {

@@ -36,7 +36,7 @@ from agents.losses import (
 from agents.model.critic import Critic
 from agents.model.policy import MLLMPolicy
 from agents.model.root import Root
-from agents.model.rows import Row, micro_batches
+from agents.model.rows import Row
 from agents.optimizers import make_optimizer
 from agents.parallel import Processes
 from agents.ppo_config import PPOConfig
@@ -306,8 +306,8 @@ class PPOLearner:
         """
         wanted = set(chosen.tolist())
         mine = [g for g, owner in enumerate(batch.owners) if owner in wanted]
-        lengths = [len(batch.rows[g].ids) for g in mine]
-        for group in self._all_passes(micro_batches(lengths, self.config.micro_batch_tokens)):
+        groups = self.policy.groups([batch.rows[g] for g in mine], self.config.micro_batch_tokens)
+        for group in self._all_passes(groups):
             picked = [mine[g] for g in group]
             at = [(batch.owners[g], batch.places[g]) for g in picked]
             rows = [batch.rows[g] for g in picked] or [self.policy.least_row()]

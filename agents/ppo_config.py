@@ -47,7 +47,10 @@ class PPOConfig:
         history: Earlier turns in context (w); None for all.
         temperature: Of the softmax that is sampled and optimised.
         top_p: Nucleus of the sampling.
-        micro_batch_tokens: Padded tokens of a forward pass.
+        micro_batch_tokens: Tokens of a forward pass that is trained through, padding included where
+            there is some.
+        score_tokens: The same of a scoring pass, which keeps nothing for a backward pass: twice as
+            many stay below the peak of a rollout. None for as many.
     """
 
     gamma_token: float = 1.0
@@ -77,6 +80,7 @@ class PPOConfig:
     temperature: float = 0.7
     top_p: float = 1.0
     micro_batch_tokens: int = 8192
+    score_tokens: int | None = 16384
 
     def __post_init__(self) -> None:
         for name in ("gamma_token", "lambda_token", "gamma_turn", "lambda_turn"):
@@ -95,6 +99,7 @@ class PPOConfig:
         checks.keep_whole(self, "critic_warmup", 0)
         checks.keep_whole(self, "critic_epochs", 1, optional=True)
         checks.keep_whole(self, "history", 0, optional=True)
+        checks.keep_whole(self, "score_tokens", 1, optional=True)
         checks.choice("aggregation", self.aggregation, get_args(Aggregation))
         checks.choice("critic", self.critic, get_args(CriticKind))
         checks.choice("optimizer", self.optimizer, get_args(Optimizer))
@@ -121,6 +126,7 @@ PRESETS: dict[str, PPOConfig] = {
         critic="head",
         temperature=1.0,
         micro_batch_tokens=2560,
+        score_tokens=None,
     ),
 }
 

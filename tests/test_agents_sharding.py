@@ -41,6 +41,7 @@ class Case:
         train_vision: Whether the tower is trained.
         checkpointing: Whether activations are computed again, those of the head in chunks.
         compute: Number format of passes.
+        packing: Whether rows lie end to end; in one process they are padded nevertheless.
     """
 
     preset: str
@@ -52,6 +53,7 @@ class Case:
     train_vision: bool = False
     checkpointing: bool = False
     compute: torch.dtype | None = None
+    packing: bool = False
 
     def places(self, rank: int, size: int) -> list[int]:
         """Return the episodes of a process."""
@@ -74,6 +76,8 @@ CASES = {
     "recommended, half": Case("recommended", torch.bfloat16, "one has all", checkpointing=True),
     "tiny": Case("tiny", shares="one has all", updates=10),
     "tiny, single": replace(SINGLE, preset="tiny", empty=True),
+    "paper, packed": Case("paper", empty=True, checkpointing=True, packing=True),
+    "recommended, packed, one has all": Case("recommended", shares="one has all", packing=True),
     "half precision": replace(SINGLE, compute=torch.bfloat16),
 }
 OF_THREE = ("paper", "recommended, one has all", "tiny, single")
@@ -91,6 +95,7 @@ def policy_of(case: Case, empty: bool) -> MLLMPolicy:
         lora=LoRA(rank=4, alpha=8.0) if case.preset == "recommended" else None,
         train_vision=case.train_vision,
         checkpointing=case.checkpointing,
+        packing=case.packing,
         empty=empty,
     )
 
@@ -104,6 +109,7 @@ def config_of(case: Case) -> PPOConfig:
         critic_warmup=0,
         minibatch=99,
         micro_batch_tokens=192,
+        score_tokens=None,
     )
 
 
@@ -196,7 +202,8 @@ def alone():
 
     def learn(name: str) -> dict[str, Any]:
         if name not in known:
-            known[name] = learned(replace(CASES[name], compute=None), Processes("cpu"))
+            case = replace(CASES[name], compute=None, packing=False)
+            known[name] = learned(case, Processes("cpu"))
         return known[name]
 
     return learn

@@ -10,6 +10,7 @@ In reading order:
     sampling.py  Sampling and Reply: how replies are drawn, and what one is
     root.py      Root: modules under which anything may run
     weights.py   weights in safetensors files, read a part at a time
+    packing.py   rows end to end without padding, each kept to itself
     families/    what one kind of model needs that another does not
     policy.py    MLLMPolicy: a model that scores and is trained
     fidelity.py  is a model run here as it runs itself? asked when it is loaded

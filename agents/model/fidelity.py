@@ -71,12 +71,8 @@ def _check_states(
     encoder = policy.encoder
 
     def run_ours() -> torch.Tensor:
-        return policy.language(
-            **policy.inputs(batch),
-            attention_mask=batch.attention,
-            position_ids=batch.positions,
-            use_cache=False,
-        ).last_hidden_state
+        # Twice: of packed rows the second would be another one if it saw the first.
+        return policy.run(policy.batch([row, row])).view(2, len(row.ids), -1)
 
     def run_theirs() -> torch.Tensor:
         return policy.base.model(
@@ -88,14 +84,15 @@ def _check_states(
             use_cache=False,
         ).last_hidden_state
 
-    ours, theirs = policy.root(run_ours), policy.root(run_theirs)
+    ours, theirs = policy.root(run_ours), policy.root(run_theirs).expand(2, -1, -1)
     encoder.clear()
     encoder.hits = encoder.misses = 0
     gap = float((ours - theirs).float().norm() / theirs.float().norm())
     limit = STATE_GAP.get(ours.dtype, STATE_GAP[torch.bfloat16])
     if not gap <= limit:
+        packed = ", or its packed rows see each other: try packing=False" if policy.packing else ""
         raise ValueError(
             f"{name} is not run here as it runs itself: its states of a small dialogue with images "
             f"differ by {gap:.2g} of their size, more than {limit:g}; its family "
-            "(agents/model/families) does not fit it"
+            f"(agents/model/families) does not fit it{packed}"
         )

@@ -31,8 +31,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from agents.model.chat import Block, ChatCodec, ImageGrid
 from agents.model.families import family_of
 from agents.model.fidelity import check_fidelity
+from agents.model.packing import cannot_pack, keep_to_rows, who_attends
 from agents.model.root import Root
-from agents.model.rows import Batch, Row, collate, make_row
+from agents.model.rows import Batch, Row, collate, make_row, micro_batches, pack, packs
 from agents.model.sampling import Sampling
 from agents.model.vision import FrameEncoder
 from agents.model.weights import empty_model, refuse_keys
@@ -93,6 +94,8 @@ class MLLMPolicy:
         lora: Train adapters instead of all weights.
         train_vision: Whether the vision tower is trained; then its features are never remembered.
         checkpointing: Recompute activations of the language model in the backward pass.
+        packing: Score and train rows end to end, without padding, see ``packing``; None is wherever
+            the model can.
         feature_cache_mb: Memory for features of frames.
         images: The image processor that the model came with, which is saved with the policy.
         device: Where the model will be, if its weights are only laid out yet.
@@ -101,8 +104,9 @@ class MLLMPolicy:
         root: Language model and head, and the tower if it is trained: what passes run under.
 
     Raises:
-        ValueError: If this policy would run the model otherwise than the model runs itself. A model
-            without weights is not compared: ``check`` does it.
+        ValueError: If rows are to be packed and cannot be, or this policy would run the model
+            otherwise than the model runs itself. A model without weights is not compared: ``check``
+            does it.
     """
 
     def __init__(
@@ -115,6 +119,7 @@ class MLLMPolicy:
         lora: LoRA | None = None,
         train_vision: bool = False,
         checkpointing: bool = False,
+        packing: bool | None = False,
         feature_cache_mb: float = 512.0,
         images: Any = None,
         device: torch.device | None = None,
@@ -132,6 +137,12 @@ class MLLMPolicy:
         self.head: Any = model.lm_head
         linear = self.family.linear
         self._device = device or model.lm_head.weight.device
+        why_not = cannot_pack(self.family, self.language)
+        if packing and why_not:
+            raise ValueError(f"packing=True, but {why_not}; use packing=False")
+        self.packing = not why_not if packing is None else packing
+        if self.packing:
+            keep_to_rows(self.language)
         self.peft: Any = _with_adapter(model, lora, linear) if lora is not None else None
         if lora is not None:
             self._draw_adapter(ACTOR)
@@ -313,7 +324,7 @@ class MLLMPolicy:
         """Return what the language model is given in place of ids: see ``Family.inputs``.
 
         Args:
-            batch: Rows, padded.
+            batch: Rows, padded or packed.
             train_tower: Whether gradients may reach the vision tower, if it is trained at all.
         """
         embeds = self.language.get_input_embeddings()(batch.ids)
@@ -328,6 +339,37 @@ class MLLMPolicy:
             features = torch.cat(self.encoder(batch.frames)).to(embeds.dtype)
         places = (batch.ids == self.codec.image_token_id) & batch.attention.bool()
         return self.family.inputs(embeds, features, places)
+
+    def batch(self, rows: Sequence[Row]) -> Batch:
+        """Lay rows out for one forward pass: end to end, or padded where ``packing`` is off."""
+        if self.packing:
+            return pack(rows, device=self.device)
+        return collate(rows, 0, device=self.device)
+
+    def groups(self, rows: Sequence[Row], max_tokens: int) -> list[list[int]]:
+        """Return which rows go through together, by index.
+
+        Args:
+            rows: Any number.
+            max_tokens: Of a forward pass, padding included where there is some; a longer row goes
+                alone.
+        """
+        lengths = [len(row.ids) for row in rows]
+        return packs(lengths, max_tokens) if self.packing else micro_batches(lengths, max_tokens)
+
+    def run(self, batch: Batch, *, train_tower: bool = True) -> torch.Tensor:
+        """Run the language model; return its (B, L, hidden) last states.
+
+        Args:
+            batch: As ``batch`` lays it out.
+            train_tower: As ``inputs`` takes it.
+        """
+        return self.language(
+            **self.inputs(batch, train_tower=train_tower),
+            **who_attends(batch, self.language),
+            position_ids=batch.positions,
+            use_cache=False,
+        ).last_hidden_state
 
     def score(
         self,
@@ -373,17 +415,12 @@ class MLLMPolicy:
     def _states(
         self, rows: Sequence[Row], train_tower: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        batch = collate(rows, 0, device=self.device)
+        batch = self.batch(rows)
         with self._recomputing():
-            states = self.language(
-                **self.inputs(batch, train_tower=train_tower),
-                attention_mask=batch.attention,
-                position_ids=batch.positions,
-                use_cache=False,
-            ).last_hidden_state
+            states = self.run(batch, train_tower=train_tower)
         # The state before a token predicts it.
         wanted = batch.sampled[:, 1:]
-        counts = batch.sampled.sum(1)
+        counts = torch.tensor([int(row.sampled.sum()) for row in rows], device=self.device)
         mask = torch.arange(int(counts.max()), device=self.device) < counts[:, None]
         return states[:, :-1][wanted], batch.ids[:, 1:][wanted], mask
 
@@ -518,7 +555,8 @@ class MLLMPolicy:
         """Return (T,) log-probabilities and entropies, in chunks where logits would be many.
 
         The logits exist several times over in single precision, and autograd keeps most of them.
-        A chunk needs them one after another, and with gradients computes them again.
+        A chunk needs them one after another, and with gradients computes them again. PyTorch's own
+        ``linear_cross_entropy`` does it likewise, but returns half precision for half precision.
         """
         if len(ids) * self.head.weight.shape[0] <= CHUNK_ABOVE:
             return self._log_probs_at_once(states, ids, temperature, with_entropy)

@@ -73,7 +73,7 @@ def make_row(blocks: Iterable[Block], grid: ImageGrid, image_token_id: int) -> R
 
 
 class Batch(NamedTuple):
-    """Rows padded to one length.
+    """Rows padded to one length, or packed: end to end in one line, B = 1.
 
     Attributes:
         ids: (B, L) int64.
@@ -81,6 +81,7 @@ class Batch(NamedTuple):
         positions: (3, B, L) int64.
         sampled: (B, L) bool.
         frames: Images of all rows, in row order.
+        lengths: Of packed rows; () of padded ones.
     """
 
     ids: torch.Tensor
@@ -88,6 +89,7 @@ class Batch(NamedTuple):
     positions: torch.Tensor
     sampled: torch.Tensor
     frames: list[np.ndarray]
+    lengths: tuple[int, ...] = ()
 
 
 def collate(
@@ -118,6 +120,47 @@ def collate(
         torch.from_numpy(sampled).to(device),
         [frame for row in rows for frame in row.frames],
     )
+
+
+def pack(rows: Sequence[Row], *, device: torch.device | None = None) -> Batch:
+    """Lay rows end to end, without padding; positions begin anew with each.
+
+    Args:
+        rows: At least one.
+        device: Where the tensors live.
+    """
+    ids = torch.from_numpy(np.concatenate([row.ids for row in rows])).to(device)
+    positions = torch.from_numpy(np.concatenate([row.positions for row in rows], axis=1)).to(device)
+    sampled = torch.from_numpy(np.concatenate([row.sampled for row in rows])).to(device)
+    return Batch(
+        ids[None],
+        torch.ones_like(ids)[None],
+        positions[:, None],
+        sampled[None],
+        [frame for row in rows for frame in row.frames],
+        tuple(len(row.ids) for row in rows),
+    )
+
+
+def packs(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Group indices so that groups hold at most ``max_tokens``, each where it first fits.
+
+    A row longer than ``max_tokens`` makes a group of its own.
+
+    >>> packs([5, 3, 9, 4], 12)
+    [[2, 1], [0, 3]]
+    """
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        fitting = (g for g, left in enumerate(room) if left >= lengths[index])
+        if (g := next(fitting, None)) is None:
+            groups.append([index])
+            room.append(max_tokens - lengths[index])
+        else:
+            groups[g].append(index)
+            room[g] -= lengths[index]
+    return groups
 
 
 def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

@@ -90,8 +90,12 @@ def _checkpointing(change: Change) -> Iterator[Change]:
 def _passes(change: Change) -> Iterator[Change]:
     ppo, tokens = change.config.ppo, change.config.ppo.micro_batch_tokens
     while (tokens := tokens // 2) >= _LEAST_TOKENS:
-        smaller = replace(ppo, micro_batch_tokens=tokens)
-        yield _with(change, f"--ppo.micro-batch-tokens {tokens}", ppo=smaller)
+        option, scored = f"--ppo.micro-batch-tokens {tokens}", ppo.score_tokens
+        if scored is not None and scored > 2 * tokens:
+            scored = 2 * tokens
+            option = f"{option} --ppo.score-tokens {scored}"
+        smaller = replace(ppo, micro_batch_tokens=tokens, score_tokens=scored)
+        yield _with(change, option, ppo=smaller)
 
 
 def _dialogues(change: Change) -> Iterator[Change]:

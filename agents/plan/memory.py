@@ -83,7 +83,12 @@ class _Planner:
         self.e = self.stored if config.lora_rank else half.get(config.compute, auto)
         self.sharded = self.n > 1 or self.e != self.stored
         attention = config.attention
-        self.passes = Passes(sizes, self.e, config.lora_rank, attention == "eager", place.gpu)
+        # Recurrent layers cannot be kept from other rows, nor can eager attention.
+        able = sizes.recurrent is None and attention != "eager"
+        self.packed = config.packing is not False and able
+        self.passes = Passes(
+            sizes, self.e, config.lora_rank, attention == "eager", place.gpu, self.packed
+        )
         self.masks = attention != "flash_attention_2"  # which is told where rows end
         self.tower = TowerPasses(sizes, self.e)
         self.micro = micro
@@ -176,7 +181,7 @@ class _Planner:
             yield name, copy | worst
 
     def _scoring(self) -> Iterator[tuple[str, dict[str, float]]]:
-        batch = self._micro(self.share)
+        batch = self._micro(self.share, self.config.ppo.score_tokens)
         passes, said = self.passes, self._said(batch)
         held = {
             "gathered weights": self._gathered(),
@@ -258,15 +263,15 @@ class _Planner:
             return 4.0 * sizes.largest  # before it is added to what is there
         return self.root * self.e + sizes.layer * (self.e + 4.0)
 
-    def _micro(self, episodes: int) -> Batch:
-        """Return the largest forward pass over the rows of some episodes."""
+    def _micro(self, episodes: int, most: int | None = None) -> Batch:
+        """Return the largest forward pass over the rows of some episodes, of so many tokens."""
         if self.micro is not None:
             return self.micro
         longest = self.load.longest
-        tokens = min(episodes * sum(self.load.rows), self.config.ppo.micro_batch_tokens)
-        tokens = max(longest, tokens)
+        most = most or self.config.ppo.micro_batch_tokens
+        tokens = max(longest, min(episodes * sum(self.load.rows), most))
         rows = math.ceil(tokens / longest)
-        return Batch(tokens, longest, rows, self.masks and rows > 1)
+        return Batch(tokens, longest, rows, self.masks and not self.packed and rows > 1)
 
     def _said(self, batch: Batch) -> int:
         return math.ceil(batch.tokens * max(

@@ -50,6 +50,7 @@ class Passes:
         rank: Of the adapters, in single precision; 0 for none.
         eager: Whether attention is written out: then there is a score for each pair and head.
         gpu: Whether kernels are a GPU's, which copy a mask to align it.
+        packed: Whether rows lie end to end: attention goes row by row, and its results are joined.
     """
 
     sizes: Sizes
@@ -57,6 +58,7 @@ class Passes:
     rank: int = 0
     eager: bool = False
     gpu: bool = False
+    packed: bool = False
 
     def forward(self, batch: Batch) -> float:
         """Return the most that a pass without gradients takes before its logits."""
@@ -64,7 +66,7 @@ class Passes:
         mlp = 3 * s.intermediate * e
         if self.rank:  # two results of an adapter, and its input, in single precision
             mlp = 2 * s.intermediate * e + 8 * s.intermediate + 4 * s.hidden * (e < 4)
-        attention = (4 * s.queries + 2 * s.keys - s.hidden) * e
+        attention = ((4 + self.packed) * s.queries + 2 * s.keys - s.hidden) * e
         widest = max(
             batch.tokens * mlp,
             batch.tokens * attention + self._mask(batch) + self._repeated(batch),
@@ -135,7 +137,7 @@ class Passes:
         s, e = self.sizes, self.e
         keys = 0 if batch.padded else 2 * s.keys * e
         scores = s.heads * (batch.columns * (4 + e) if self.eager else 4)
-        each = self._around() + 2 * s.queries * e + keys + scores
+        each = self._around() + (2 + self.packed) * s.queries * e + keys + scores
         mask = batch.pairs * e * (1 + self.gpu)
         return batch.tokens * each + mask + self._repeated(batch)
 

@@ -101,6 +101,7 @@ class ScaleConfig:
                 "recommended",
                 minibatch=self.minibatch,
                 micro_batch_tokens=self.micro_batch_tokens,
+                score_tokens=None,
                 critic=critic,
                 history=None,  # one row an episode
             ),

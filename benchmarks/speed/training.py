@@ -9,19 +9,23 @@ the medians are compared.
   kept from turn to turn, against ``model.generate`` on the whole context in every turn, images
   included. Both are fed the same dialogues and produce the same number of tokens.
 * ``rollout_vs_no_kv_reuse``, ``rollout_vs_no_feature_cache``: each optimisation switched off alone.
-* ``update_vs_trl``: one optimiser step on the same dialogues against ``trl.GRPOTrainer``'s, where
-  TRL is installed.
+* ``update_packed_vs_padded``, ``score_packed_vs_padded``: one optimiser step, and the scoring of a
+  batch, on dialogues end to end against the same padded. Dialogues are of one turn, two or three,
+  because policies answer when they like; all updates here learn from these.
+* ``update_vs_trl``: the packed step against ``trl.GRPOTrainer``'s on the same dialogues, where TRL
+  is installed.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -313,47 +317,57 @@ class TRLStep:
         self.optimizer.zero_grad()
 
 
-def measure_update(script: Script, config: SpeedConfig) -> dict[str, float]:
-    """Return our update against TRL's, or nothing where TRL is not installed."""
-    import copy
+def uneven(episodes: Sequence[Trajectory]) -> list[Trajectory]:
+    """Return dialogues cut after the first turn, the second, the third and so on in turn."""
+    return [
+        replace(episode, turns=episode.turns[: 1 + i % len(episode.turns)])
+        for i, episode in enumerate(episodes)
+    ]
 
-    policy = script.policy
+
+def measure_update(script: Script, config: SpeedConfig) -> dict[str, float]:
+    """Return our update packed against padded, and against TRL's where TRL is installed."""
     rows = 8
-    longest = max(
-        len(policy.row(next(iter(episode.rows(policy.codec, None)))).ids)
-        for episode in script.episodes
-    )
-    learner = PPOLearner(
-        policy,
-        make_config(
-            "tiny",
-            epochs=1,
-            minibatch=len(script.episodes),
-            entropy_coef=0.0,
-            micro_batch_tokens=rows * longest,
-        ),
-    )
-    batch = learner.prepare(script.episodes)
+    script.episodes = uneven(script.episodes)
     everyone = np.arange(len(script.episodes))
+    codec = script.policy.codec
+    lengths = [len(script.policy.row(next(iter(e.rows(codec, None)))).ids) for e in script.episodes]
+    packed, padded = (
+        PPOLearner(
+            MLLMPolicy.from_pretrained(config.model, packing=packing),
+            make_config(
+                "tiny",
+                epochs=1,
+                minibatch=len(everyone),
+                entropy_coef=0.0,
+                micro_batch_tokens=rows * max(lengths),
+            ),
+        )
+        for packing in (True, False)
+    )
+    batch = packed.prepare(script.episodes)
     contenders: dict[str, Callable[[], Any]] = {
-        "ours": lambda: learner.actor_step(batch, everyone),
-        "whole": lambda: learner.update(script.episodes),
+        "packed": lambda: packed.actor_step(batch, everyone),
+        "padded": lambda: padded.actor_step(batch, everyone),
+        "packed_score": lambda: packed.prepare(script.episodes),
+        "padded_score": lambda: padded.prepare(script.episodes),
+        "whole": lambda: packed.update(script.episodes),
     }
     try:
         import trl  # noqa: F401
     except ImportError:
         print("TRL is not installed (pip install trl): the update has no rival")
-        seconds = medians(contenders, config.repeats)
     else:
-        rival = TRLStep(script, copy.deepcopy(policy.base), rows)
-        seconds = medians({**contenders, "trl": rival.step}, config.repeats)
-    tokens = sum(len(row.ids) for row in batch.rows)
+        contenders["trl"] = TRLStep(script, copy.deepcopy(script.policy.base), rows).step
+    seconds = medians(contenders, config.repeats)
     result = {
-        "update_tokens_per_second": tokens / seconds["whole"],
-        "whole_update_vs_policy_step": seconds["whole"] / seconds["ours"],
+        "update_tokens_per_second": sum(lengths) / seconds["whole"],
+        "whole_update_vs_policy_step": seconds["whole"] / seconds["packed"],
+        "update_packed_vs_padded": seconds["padded"] / seconds["packed"],
+        "score_packed_vs_padded": seconds["padded_score"] / seconds["packed_score"],
     }
     if "trl" in seconds:
-        result["update_vs_trl"] = seconds["trl"] / seconds["ours"]
+        result["update_vs_trl"] = seconds["trl"] / seconds["packed"]
         result["whole_update_vs_trl"] = seconds["trl"] / seconds["whole"]
     return result
 

@@ -16,6 +16,8 @@ class Family:
         model_type: What its ``config.json`` calls it.
         linear: Names of the linear layers of the language model that get adapters.
         layers: Kinds of layers whose memory ``agents.model.memory`` can share out among dialogues.
+        packs: Whether its layers can be kept from seeing other rows of a packed sequence; those
+            that keep a state cannot.
     """
 
     model_type: str
@@ -24,6 +26,7 @@ class Family:
         *("gate_proj", "up_proj", "down_proj"),
     )
     layers: tuple[str, ...] = ("full_attention",)
+    packs: bool = True
 
     def width(self, config: Any) -> int:
         """Return how many numbers stand for a token of an image."""
