@@ -178,7 +178,7 @@ class RolloutCollector:
         trajectories: list[Trajectory] = []
         following = [*tasks, *upcoming]
         places = range(len(tasks)) if places is None else places
-        _check_lengths(tasks, generator=generator, replacement=replacement, places=places)
+        check_lengths(tasks, generator=generator, replacement=replacement, places=places)
         for start in range(0, len(tasks), len(self.envs)):
             part = slice(start, start + len(self.envs))
             wave = list(tasks[part])
@@ -370,7 +370,12 @@ def play(
     return tally
 
 
-def _check_lengths(tasks: Sequence[int], **options: Any) -> None:
+def check_lengths(tasks: Sequence[int], **options: Any) -> None:
+    """Refuse options that are lists with another length than the tasks.
+
+    Raises:
+        ValueError: Naming the option.
+    """
     for name, given in options.items():
         if isinstance(given, Sequence) and len(given) != len(tasks):
             raise ValueError(f"{name} has {len(given)} for {len(tasks)} tasks; pass one a task")
