@@ -30,6 +30,7 @@ from agents import command
 from agents.config import TrainConfig, make_train_config
 from agents.keeping.divergence import DivergedError
 from agents.keeping.saved import AUTO, CheckpointError, newest_readable
+from agents.serving.errors import ServerError
 from gym_longvideo.command import Parser, as_command, fail
 from gym_longvideo.suite import imports_code
 from gym_longvideo.video.errors import VideoError
@@ -112,17 +113,19 @@ def main(arguments: Sequence[str]) -> int:
         config = parse(arguments)
         from transformers.utils import logging as chatter
 
+        from agents.mismatch import RolloutGapError
         from agents.parallel import ProcessError
         from agents.trainer import Trainer
 
         chatter.disable_progress_bar()
         trainer = Trainer(config)
-    except CheckpointError as error:
+    except (CheckpointError, ServerError) as error:
         return fail(error)
     main_process = trainer.processes.main
     try:
         result = trainer.run()
-    except (CheckpointError, DivergedError, ProcessError, VideoError, OSError) as error:
+    except (CheckpointError, DivergedError, ProcessError, RolloutGapError, ServerError,
+            VideoError, OSError) as error:  # fmt: skip
         if main_process or isinstance(error, (VideoError, OSError)):  # all have the others
             fail(f"{error}{_how_to_go_on(trainer.out)}")
         return 1

@@ -125,6 +125,8 @@ class Server:
                 data = answer.read(_MOST_BYTES + 1)
                 if len(data) > _MOST_BYTES:
                     raise Unreachable(f"{self.url}{path}: the answer is over 64 MiB")
+                if answer.length:  # what is still to come
+                    raise Unreachable(f"{self.url}{path}: cut off in the middle of the answer")
                 return answer.status, data
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = f"no answer within {timeout_s:g} s" if late.is_set() else _reason(error)
@@ -149,7 +151,7 @@ def _hang_up(connection: socket.socket) -> None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, http.client.IncompleteRead):
-        return "the connection was cut in the middle of the answer"
+        return "cut off in the middle of the answer"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
@@ -19,8 +18,10 @@ from agents.ppo import PPOLearner
 from agents.serving import probe, push
 from agents.serving.client import Server
 from agents.serving.errors import Mismatch, ServerError
+from agents.serving.launch import Launched, command, environment, free_ports
 from agents.serving.replicas import Replicas
 from agents.serving.session import ServedSession, Target
+from agents.serving.settings import ServingSettings
 from agents.serving.wire import ROUTE, Prompt, read, request, sampling_params
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Fleet:
         patience_s: Seconds without any server until the run gives up.
         gap_limit: The most that log-probabilities may differ, on average, at the start.
         frame_size: Height and width of frames in pixels, if known.
-        before: Called with a server that failed, before it is asked again.
+        launched: The servers, where they are to end with the fleet.
 
     Attributes:
         replicas: The servers.
@@ -60,11 +61,11 @@ class Fleet:
         patience_s: float = 600.0,
         gap_limit: float = 0.1,
         frame_size: tuple[int, int] | None = None,
-        before: Callable[[Server], None] | None = None,
+        launched: Launched | None = None,
     ) -> None:
         self._learner, self._processes = learner, processes
         self._directory = directory.resolve()
-        self._before = before
+        self._launched = launched
         self._push: push.Push | None = None
         self._model, self._pushed_step, self._count = "", -1, 0
         self._run = processes.by_main(lambda: secrets.token_hex(4))
@@ -108,6 +109,8 @@ class Fleet:
     def close(self) -> None:
         """Ask no server any more, and remove what was handed over. Idempotent."""
         self.replicas.close()
+        if self._launched is not None:
+            self._launched.close()
         if self._push is not None and self._processes.main:
             push.forget(self._push)
 
@@ -131,8 +134,6 @@ class Fleet:
 
     def _admit(self, server: Server) -> None:
         """Make a server that failed ready again."""
-        if self._before is not None:
-            self._before(server)
         model = probe.served(server).model
         if self._model and model != self._model:
             raise Mismatch(f"{server.url} serves {model!r} now, and {self._model!r} before")
@@ -194,3 +195,67 @@ class Fleet:
                 )
         logger.info("rollouts by %s; log-probabilities agree within %.1e",
                     ", ".join(each.url for each in self.replicas.servers), max(gaps))  # fmt: skip
+
+
+def open_fleet(
+    settings: ServingSettings,
+    learner: PPOLearner,
+    processes: Processes,
+    *,
+    out: Path,
+    images: int,
+    frame_size: tuple[int, int] | None = None,
+) -> Fleet:
+    """Return the servers of a run, started here if that is asked for.
+
+    All processes must call this together.
+
+    Args:
+        settings: Of the run.
+        learner: Whose policy is played with.
+        processes: All processes of the run.
+        out: Directory of the run.
+        images: The most images of a dialogue.
+        frame_size: Height and width of frames in pixels, if known.
+
+    Raises:
+        ServerError: In every process, as ``Fleet`` and ``Launched`` do.
+    """
+    launched: list[Launched] = []
+
+    def start() -> list[str]:
+        policy = learner.policy
+        device = policy.device.type
+        dtype = learner.sharding.compute or policy.head.weight.dtype
+        ports = free_ports(settings.serve_replicas)
+        commands = [
+            command(
+                str(policy.base.name_or_path),
+                port,
+                settings,
+                dtype=str(dtype).removeprefix("torch."),
+                images=images,
+                lora_rank=policy.lora.rank if policy.lora is not None else 0,
+            )
+            for port in ports
+        ]
+        pairs = list(zip(commands, ports, strict=True))
+        launched.append(Launched(pairs, environment(device), out / "vllm"))
+        return launched[0].urls
+
+    try:
+        return Fleet(
+            processes.by_main(start) if settings.serve else settings.urls,
+            learner,
+            Path(settings.push_dir) if settings.push_dir else out / "push",
+            processes,
+            timeout_s=settings.server_timeout,
+            patience_s=settings.server_patience,
+            gap_limit=settings.rollout_gap_limit,
+            frame_size=frame_size,
+            launched=launched[0] if launched else None,
+        )
+    except BaseException:
+        for each in launched:
+            each.close()
+        raise

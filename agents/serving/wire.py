@@ -206,6 +206,7 @@ def read(
         )
     if len(scores) != len(ids) or not all(math.isfinite(p) and p <= 1e-6 for p in scores):
         raise Mismatch(f"{len(scores)} log-probabilities of {len(ids)} tokens, or none at all")
-    if np.isin(ids, codec.suppressed).any() or (ids < 0).any():
+    unknown = (ids < 0) | (ids >= len(codec.tokenizer))
+    if (unknown | np.isin(ids, codec.suppressed)).any():
         raise Mismatch(f"the reply {ids.tolist()} holds ids that are never sampled")
     return Reply(ids, np.array(scores, np.float32), not ended)

@@ -1,4 +1,1 @@
-"""What runs inside vLLM, in whose environment nothing else of ours is installed.
-
-longvideo_vllm.py  takes weights from files that a trainer has written
-"""
+"""What runs beside or inside vLLM; nothing else of ours is installed there."""
