@@ -397,7 +397,7 @@ class Trainer:
         """Have whoever plays hold the weights as they are; all processes must ask together."""
         if self.fleet is None:
             return self.sharding.playing()
-        self.fleet.sync()
+        self.fleet.sync(self.interrupts.abandonable)
         return nullcontext()
 
     def _log(self, metrics: dict[str, float]) -> None:

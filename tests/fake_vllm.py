@@ -1,4 +1,4 @@
-"""A vLLM server in small: the same routes, a policy of ours behind them, and faults to switch on."""
+"""A vLLM server in small: its routes, a policy of ours behind them, and faults to switch on."""
 
 from __future__ import annotations
 
@@ -119,8 +119,10 @@ class FakeVLLM(ThreadingHTTPServer):
             where = Path(body["lora_path"])
             assert json.loads((where / "adapter_config.json").read_text())["r"] > 0
             self.adapters[body["lora_name"]] = load_file(where / "adapter_model.safetensors")
+            return 200, f"Success: LoRA adapter '{body['lora_name']}' added successfully."
         elif route == "/v1/unload_lora_adapter":
             del self.adapters[body["lora_name"]]
+            return 200, f"Success: LoRA adapter '{body['lora_name']}' removed successfully."
         elif route != "/reset_encoder_cache":
             return 404, {"detail": "Not Found"}
         return 200, None
@@ -184,7 +186,10 @@ class FakeVLLM(ThreadingHTTPServer):
                     for name, t in self.adapters[body["model"]].items()
                 }
             )
-        policy._suppressed = torch.tensor([int(i) for i in params["logit_bias"]])
+        known = policy.base.config.get_text_config().vocab_size
+        policy._suppressed = torch.tensor(
+            [int(i) for i in params["logit_bias"] if int(i) < known], dtype=torch.int64
+        )
         (reply,) = DecodeSession(policy, sampling, self.generator).reply([0], [[context]])
         if self.raw:
             policy._suppressed = torch.zeros(0, dtype=torch.int64)
@@ -235,6 +240,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "abort":
             answer["choices"][0]["finish_reason"] = "abort"
         data = b"" if answer is None else json.dumps(answer).encode()
+        data = answer.encode() if isinstance(answer, str) else data  # words, as vLLM says them
         if fault == "text":
             data = b"<html>"
         self.send_response(status)

@@ -72,6 +72,10 @@ class Server:
         """Send JSON to a route and return what it answers, as ``get`` does."""
         return self._call("POST", path, {} if body is None else body, timeout_s)
 
+    def tell(self, path: str, body: Any) -> None:
+        """Send JSON to a route whose answer is words, which nobody reads."""
+        self._ask("POST", path, body, None)
+
     def abort(self) -> None:
         """End every request under way, and all that are made until ``ready``: nobody waits."""
         with self._lock:
@@ -84,15 +88,17 @@ class Server:
         self._aborted = False
 
     def _call(self, method: str, path: str, body: Any, timeout_s: float | None) -> Any:
+        data = self._ask(method, path, body, timeout_s)
+        try:
+            return json.loads(data) if data.strip() else None
+        except (ValueError, RecursionError) as error:
+            raise Unreachable(f"{self.url}{path}: the answer is not JSON: {error}") from None
+
+    def _ask(self, method: str, path: str, body: Any, timeout_s: float | None) -> bytes:
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         status, data = self._exchange(method, path, body, timeout_s)
         if status == 200:
-            if not data.strip():
-                return None
-            try:
-                return json.loads(data)
-            except (ValueError, RecursionError) as error:
-                raise Unreachable(f"{self.url}{path}: the answer is not JSON: {error}") from None
+            return data
         said = f"{self.url}{path}: status {status}: {_message(data)}"
         if status >= 500 or status in _PASSING:
             raise Unreachable(said)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from filelock import FileLock
@@ -86,8 +88,11 @@ class Fleet:
         """Return what gives the replies of a call of ``collect``."""
         return ServedSession(self._learner.policy.codec, sampling, self.replicas, self._target)
 
-    def sync(self) -> None:
+    def sync(self, abandonable: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         """Push the weights, unless the servers have them; all processes must call this together.
+
+        Args:
+            abandonable: Entered by the main process while it waits for servers.
 
         Raises:
             OSError: If they cannot be written.
@@ -101,7 +106,12 @@ class Fleet:
         old = self._push
         directory = self._directory / version
         self._push = push.write(self._learner, directory, version, self._processes)
-        self._processes.by_main(self._give_all)
+
+        def give() -> None:
+            with abandonable():
+                self._give_all()
+
+        self._processes.by_main(give)
         self._pushed_step = step
         if old is not None and self._processes.main:
             push.forget(old)
@@ -145,8 +155,7 @@ class Fleet:
         assert given is not None
         self._directory.mkdir(parents=True, exist_ok=True)
         with FileLock(str(self._directory / ".lock")):  # processes may notice together
-            if not push.holds(server, given):
-                push.give(server, given)
+            push.give(server, given)
         codec, target = self._learner.policy.codec, self._target()
         prompt = Prompt.of([codec.system("Look."), codec.user([{"type": "text", "text": "So?"}])])
         params = sampling_params(codec, Sampling(greedy=True, max_new_tokens=1))
@@ -161,7 +170,7 @@ class Fleet:
             try:
                 self._give(server)
             except ServerError as error:
-                if isinstance(error, Mismatch):
+                if isinstance(error, Mismatch) or self._count == 1:  # at the start all must be well
                     raise
                 failed = error
                 self.replicas.put_down(server, error)

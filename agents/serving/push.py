@@ -120,23 +120,24 @@ def _pieces(
 
 
 def give(server: Server, push: Push) -> None:
-    """Have a server take what was pushed.
+    """Have a server take what was pushed, unless it has it.
 
     Raises:
         ServerError: If it did not, or not all of it.
     """
     try:
-        _give_adapter(server, push) if push.is_adapter else _give_weights(server, push)
+        if not _holds(server, push):
+            _give_adapter(server, push) if push.is_adapter else _give_weights(server, push)
     except Refused as error:
         raise Mismatch(f"{server.url} takes no weights ({error}); {HOW_TO_START}") from None
 
 
 def _give_adapter(server: Server, push: Push) -> None:
     named = {"lora_name": push.version, "lora_path": str(push.directory)}
-    server.post("/v1/load_lora_adapter", named)
+    server.tell("/v1/load_lora_adapter", named)
     for old in adapters(server):
         if old != push.version and old.rpartition("-")[0] == push.version.rpartition("-")[0]:
-            server.post("/v1/unload_lora_adapter", {"lora_name": old})
+            server.tell("/v1/unload_lora_adapter", {"lora_name": old})
 
 
 def _give_weights(server: Server, push: Push) -> None:
@@ -167,8 +168,7 @@ def _check_taken(server: Server, push: Push, answer: Any) -> None:
             )
 
 
-def holds(server: Server, push: Push) -> bool:
-    """Return whether a server has these weights already."""
+def _holds(server: Server, push: Push) -> bool:
     if push.is_adapter:
         return push.version in adapters(server)
     answer = server.get("/weight_info")

@@ -15,7 +15,8 @@ import threading
 
 
 def _end_with_input() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # not by sys.stdin, whose lock would be held at the end
+        pass
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
