@@ -23,8 +23,8 @@ The model is a wing of its own, ``agents/model``; see there. The tiny one that i
     pretrain_tiny.py  how its weights were made; they lie in weights/tiny
     lessons.py        what they were taught: dialogues with a teacher's replies
 
-So are what deals batches out to processes, ``agents/dealing``, and what keeps a run from being
-lost, ``agents/keeping``. What a run leaves behind:
+So are what deals batches out to processes, ``agents/dealing``, what keeps a run from being lost,
+``agents/keeping``, and rollouts by servers, ``agents/serving``. What a run leaves behind:
 
     evaluation.py     Evaluation: what episodes say about a policy
     confidence.py     Wilson's and Newcombe's intervals of proportions

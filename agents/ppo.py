@@ -33,7 +33,6 @@ from agents.losses import (
     entropy_loss,
     token_weights,
 )
-from agents.mismatch import corrected
 from agents.model.critic import Critic
 from agents.model.policy import MLLMPolicy
 from agents.model.root import Root
@@ -41,6 +40,7 @@ from agents.model.rows import Row, micro_batches
 from agents.optimizers import make_optimizer
 from agents.parallel import Processes
 from agents.ppo_config import PPOConfig
+from agents.serving.mismatch import corrected
 from agents.sharding import Sharding, whole
 from agents.trajectory import Trajectory
 

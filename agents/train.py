@@ -113,8 +113,8 @@ def main(arguments: Sequence[str]) -> int:
         config = parse(arguments)
         from transformers.utils import logging as chatter
 
-        from agents.mismatch import RolloutGapError
         from agents.parallel import ProcessError
+        from agents.serving.mismatch import RolloutGapError
         from agents.trainer import Trainer
 
         chatter.disable_progress_bar()

@@ -11,6 +11,7 @@ import pytest
 import agents.dealing
 import agents.keeping
 import agents.model
+import agents.serving
 from agents.confidence import newcombe, wilson
 
 
@@ -61,7 +62,9 @@ def test_the_package_and_the_intervals_import_no_torch():
     assert said.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("package", [agents, agents.dealing, agents.keeping, agents.model])
+@pytest.mark.parametrize(
+    "package", [agents, agents.dealing, agents.keeping, agents.model, agents.serving]
+)
 def test_the_package_lists_every_module_once(package):
     folder = Path(package.__file__).parent
     assert package.__doc__ is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 from collections.abc import Callable
@@ -11,21 +12,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from agents_models import DOT, WIDE, load, picture, shared, show
+from agents_models import DOT, WIDE, load, picture, several, shared, show
 from fake_vllm import FakeVLLM, serving
 from test_agents_rollout import environments, replies
 from worlds import GreySuite
 
 from agents.model.chat import Block
 from agents.model.sampling import Sampling
+from agents.parallel import Processes
+from agents.ppo import PPOLearner
+from agents.ppo_config import make_config
 from agents.rollout import RolloutCollector
 from agents.rollout import play as greedily
 from agents.serving.client import Server, addresses
 from agents.serving.continuous import ContinuousCollector
 from agents.serving.errors import Mismatch, Refused, Unreachable
+from agents.serving.mismatch import RolloutGapError, corrected
 from agents.serving.replicas import MOST_FAILURES, Replicas
 from agents.serving.session import ServedSession, Target
 from agents.serving.wire import Prompt, read, request, sampling_params
+from benchmarks.speed.served import Rival
 from gym_longvideo.video.errors import VideoError
 
 GREEDY = Sampling(temperature=0.7, max_new_tokens=6, greedy=True)
@@ -434,3 +440,52 @@ def test_several_dialogues_may_be_asked_for_at_once():
         )
         with closing(lockstep):
             assert replies(lockstep.collect(tasks, GREEDY)) == replies(played_locally(tasks))
+
+
+def test_a_rival_plays_scripted_dialogues_with_empty_caches():
+    policy, codec = load(), shared().codec
+    rng = np.random.default_rng(0)
+    contexts = [[codec.system("Hi."), codec.user(show("Turn 1.", picture(rng)))] for _ in range(2)]
+    with serving(load()) as (server,):
+        rival = Rival(server.url, policy)
+        before = len(server.generated())
+        policy.codec.end_id = server.policy.codec.end_id = -1
+        for _ in range(2):
+            rival.play([contexts, contexts], 5)
+        bodies = server.generated()[before:]
+        assert sum(path == "/reset_prefix_cache" for path, _ in server.asked) == 2
+    assert [body["sampling_params"]["stop_token_ids"] for body in bodies] == [[]] * 8
+    sent = [body["content_parts"][0]["url"] is not None for body in bodies]
+    assert sent == [True, True, False, False] * 2
+
+
+def test_an_engines_probabilities_are_made_up_for():
+    """Two episodes; the policy's advantage of a token is multiplied by min(pi / mu, 2)."""
+    policy = load()
+    episodes = several(policy.codec)[:2]
+    config = make_config("tiny", beta=0.0, critic="head", whiten=False)
+    learner = PPOLearner(policy, config, processes=Processes("cpu"))
+    batch = learner.prepare(episodes)
+    said = batch.old_log_probs + torch.tensor([0.0, 1.0, -2.0]).repeat(99)[: batch.mask.shape[1]]
+    for i, each in enumerate(episodes):
+        flat, done = said[i][batch.mask[i]].numpy(), 0
+        for turn in each.turns:
+            n = len(turn.reply.ids)
+            turn.reply = turn.reply._replace(log_probs=flat[done : done + n])
+            done += n
+    metrics = learner.batch_metrics(batch, episodes)
+    ask = {"limit": 2.0, "clip": 2.0}
+    weighted, told = corrected(batch, episodes, metrics, learner.processes, **ask)
+    ratio = torch.tensor([1.0, math.exp(-1.0), 2.0]).repeat(99)[: batch.mask.shape[1]]
+    expected = torch.where(batch.mask, batch.advantages * ratio, batch.advantages)
+    torch.testing.assert_close(weighted.advantages, expected)
+    assert torch.equal(weighted.returns, batch.returns)
+    assert told["rollout_is"] == pytest.approx(float(ratio.expand_as(said)[batch.mask].mean()))
+    clipped = (batch.mask & (ratio == 2.0)).sum() / batch.mask.sum()
+    assert told["rollout_is_clipped"] == pytest.approx(float(clipped))
+    assert corrected(batch, episodes, metrics, learner.processes, limit=2.0, clip=None)[0] is batch
+    with pytest.raises(RolloutGapError, match=r"rollout_gap_limit=0\.5"):
+        corrected(batch, episodes, metrics, learner.processes, limit=0.5, clip=2.0)
+    nothing = {**metrics, "rollout_gap": float("nan")}
+    with pytest.raises(RolloutGapError):
+        corrected(batch, episodes, nothing, learner.processes, **ask)

@@ -23,7 +23,6 @@ from agents import train
 from agents.checkpoint import config_of
 from agents.config import TrainConfig, make_train_config
 from agents.keeping.saved import newest_readable
-from agents.mismatch import RolloutGapError
 from agents.model.policy import LoRA, MLLMPolicy
 from agents.model.sampling import Sampling
 from agents.parallel import Processes
@@ -32,6 +31,7 @@ from agents.ppo_config import make_config
 from agents.serving.errors import Mismatch, ServerError, Unreachable
 from agents.serving.fleet import Fleet
 from agents.serving.launch import Launched, command, environment, free_ports
+from agents.serving.mismatch import RolloutGapError
 from agents.serving.push import WORKER
 from agents.serving.settings import ServingSettings
 from agents.sharding import Sharding

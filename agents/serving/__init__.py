@@ -11,6 +11,7 @@ In reading order:
     push.py        weights, from a learner to servers
     probe.py       does a server run our model as we run it?
     fleet.py       Fleet: the servers of a run, and the weights that they hold
+    mismatch.py    replies whose probabilities are not quite ours
     launch.py      Launched: servers that the run starts itself, and watches
     settings.py    ServingSettings: which servers, and what is asked of them
 

@@ -31,7 +31,7 @@ from agents.serving.errors import Mismatch, Refused
 from agents.sharding import whole
 
 _PIECE = 2 * 2**30  # bytes of a file, and of memory while it is made
-_CACHES = ("/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache")
+CACHES = ("/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache")
 EXTENSION = "longvideo_vllm.PushedWeights"
 WORKER = Path(__file__).with_name("worker")
 HOW_TO_START = (
@@ -147,7 +147,7 @@ def _give_weights(server: Server, push: Push) -> None:
         arguments = {"files": list(push.files)}
         answer = server.post("/collective_rpc", {"method": "longvideo_load", "kwargs": arguments})
         _check_taken(server, push, answer)
-        for cache in _CACHES:
+        for cache in CACHES:
             reset = server.post(cache)
             if isinstance(reset, dict) and reset.get("success") is False:
                 raise Mismatch(f"{server.url}{cache}: old entries could not be dropped")

@@ -50,6 +50,7 @@ class ServedSession:
         target: Gives the weights that must answer.
 
     Attributes:
+        params: What every request says of sampling.
         prefilled: Tokens fed before replies.
         decoded: Tokens sampled.
 
@@ -67,7 +68,7 @@ class ServedSession:
     ) -> None:
         self.codec, self.sampling, self.replicas, self.target = codec, sampling, replicas, target
         self.prefilled = self.decoded = 0
-        self._params = sampling_params(codec, sampling)
+        self.params = sampling_params(codec, sampling)
         self._dialogues: dict[Any, _Dialogue] = {}
         self._lock = threading.Lock()
         replicas.ready()
@@ -123,7 +124,7 @@ class ServedSession:
 
         def ask() -> Any:
             body = request(
-                target.model, prompt, self._params, self.codec.image_token_id, dialogue.known
+                target.model, prompt, self.params, self.codec.image_token_id, dialogue.known
             )
             return server.post(ROUTE, body)
 
