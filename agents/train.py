@@ -8,6 +8,7 @@ of everything else:
     longvideo train --resume runs/train-20250101-120000 --iterations 400
     longvideo train --seconds 600 --out runs/mine --resume auto    # again and again, to the end
     torchrun --nproc-per-node 8 -m agents.train --preset paper
+    longvideo train --rollout vllm --servers http://localhost:8000
 
 Several processes hold the weights together, each a part of every tensor, unless --shard says
 otherwise. "longvideo plan" says what fits on which GPUs.

@@ -18,6 +18,7 @@ from agents_models import DOT, load, perturb
 from agents_training import Loose, differing, metrics_of, small, state_of
 from fake_vllm import GENERATE, FakeVLLM, serving
 from safetensors.torch import load_file
+from test_agents_processes import launch
 
 from agents import train
 from agents.checkpoint import config_of
@@ -394,3 +395,30 @@ def test_the_command_line_names_servers_and_refuses_a_nucleus():
     assert TrainConfig.from_json({}).serving == ServingSettings()  # as older runs wrote it
     with pytest.raises(ValueError, match=r"use ppo\.top_p=1"):
         make_train_config("paper", serving=config.serving)
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+WORKER_CODE = """
+import json, sys
+import gym_longvideo.wrappers
+from agents.parallel import Processes
+from agents.config import TrainConfig
+from agents.trainer import Trainer
+from agents_training import Loose
+gym_longvideo.wrappers.make_protocol = lambda _: Loose()
+trainer = Trainer(TrainConfig.from_json(json.loads(sys.argv[1])), processes=Processes("cpu"))
+trainer.run()
+trainer.processes.close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [LORA, FULL], ids=["lora", "full"])
+def test_processes_that_hold_the_weights_together_share_the_servers(tmp_path, kind):
+    with serving(policy_of(kind)) as (server,):
+        config = served(tmp_path, server, kind=kind, iterations=3, shard=2)
+        launch(["-c", WORKER_CODE, json.dumps(config.to_json())], 2)
+    lines = metrics_of(tmp_path)
+    assert [line["step"] for line in lines] == [0, 1, 2, 3]
+    assert all(line["losses/rollout_gap_max"] < 1e-4 for line in lines[:3])

@@ -79,6 +79,8 @@ def environment(device: str) -> dict[str, str]:
     theirs = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if device == "cpu":
         theirs |= {"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        # One core for the server itself: threads of OpenMP that wait would keep it busy.
+        theirs |= {"VLLM_CPU_NUM_OF_RESERVED_CPU": "1", "KMP_BLOCKTIME": "0"}
     return {**theirs, **os.environ, **ours}
 
 

@@ -77,9 +77,9 @@ def check_server(server: Server, policy: MLLMPolicy, model: str) -> None:
     try:
         answer = server.post(ROUTE, body)
     except Refused as error:
-        why = f"it has another vocabulary than {size} ids, or " if codec.suppressed.size else ""
         raise Mismatch(
-            f"{server.url} answers no token ids ({error}): {why}lacks the route; {HOW_TO_START}"
+            f"{server.url} answers no token ids ({error}): it has another vocabulary than {size} "
+            f"ids, or lacks the route; {HOW_TO_START}"
         ) from None
     reply = read(answer, prompt, codec, TOKENS, model=model)
     if (np.abs(reply.log_probs) > _SURE).any():

@@ -109,8 +109,9 @@ class Replicas:
         """Ask no server any more. Idempotent."""
         self._closed = True
         self.abort()
-        if self._reviver is not None:
-            self._reviver.join()
+        reviver = self._reviver
+        if reviver is not None:
+            reviver.join()
 
     def _take(self, first: Server | None) -> Server:
         """Return a server that is up, and count a request for it; wait for one if there is none."""
@@ -138,7 +139,7 @@ class Replicas:
             error: Why.
         """
         with self._changed:
-            if server.url in self._down:
+            if server.url in self._down or self._closed:
                 return
             self._down[server.url] = error
             logger.warning("server %s failed and is tried again later: %s", server.url, error)

@@ -11,13 +11,7 @@ from typing import Any
 
 
 class PushedWeights:
-    """Methods that ``/collective_rpc`` reaches in every worker. vLLM mixes them into its worker."""
-
-    def longvideo_ready(self) -> dict[str, Any]:
-        """Return what this worker runs on."""
-        worker: Any = self
-        weight = next(worker.model_runner.get_model().parameters())
-        return {"device": weight.device.type}
+    """What ``/collective_rpc`` reaches in every worker; vLLM mixes it into its own class."""
 
     def longvideo_load(self, files: list[str]) -> dict[str, Any]:
         """Load weights from safetensors files.
