@@ -57,6 +57,7 @@ def command(
         *("--host", "127.0.0.1", "--port", str(port), "--dtype", dtype),
         *("--limit-mm-per-prompt", json.dumps({"image": images, "video": 0})),
         *("--enable-scale-out", "--logprobs-mode", "processed_logprobs"),
+        "--disable-uvicorn-access-log",
         *("--worker-extension-cls", EXTENSION),
     ]
     if lora_rank:
