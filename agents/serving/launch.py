@@ -26,6 +26,7 @@ MOST_RESTARTS = 5  # of a server: then something is wrong that a restart does no
 MODEL = "policy"  # name of the served model
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM makes room for
 _HEALTH_S, _MOST_UNWELL = 20.0, 3
+_GUARD = f"import sys; sys.path.insert(0, {str(WORKER)!r}); import guard; sys.exit(guard.main())"
 _TAIL = 15  # lines of the log that an error shows
 
 
@@ -141,7 +142,7 @@ class Launched:
         return self._directory / f"vllm-{place}.log"
 
     def _start(self, place: int) -> subprocess.Popen[bytes]:
-        guard = [sys.executable, str(WORKER / "guard.py"), *self._commands[place]]
+        guard = [sys.executable, "-c", _GUARD, *self._commands[place]]
         with self.log(place).open("ab") as stream:
             return subprocess.Popen(
                 guard,

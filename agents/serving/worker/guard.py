@@ -1,7 +1,5 @@
 """Runs a command for as long as somebody holds the other end of its standard input.
 
-    python guard.py COMMAND ...
-
 However the one who started it ends, by a kill too, the command and all that it started end as well.
 """
 
@@ -21,13 +19,9 @@ def _end_with_input() -> None:
 
 
 def main() -> int:
-    """Run the command; return its exit code."""
+    """Run the command that the arguments are; return its exit code."""
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)  # what is killed with it is a group of its own
     with subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL) as child:
         threading.Thread(target=_end_with_input, daemon=True).start()
         return child.wait()
-
-
-if __name__ == "__main__":
-    sys.exit(main())
