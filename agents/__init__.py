@@ -24,8 +24,8 @@ The model is a wing of its own, ``agents/model``; see there. The tiny one that i
     lessons.py        what they were taught: dialogues with a teacher's replies
 
 So are what deals batches out to processes, ``agents/dealing``, what keeps a run from being lost,
-``agents/keeping``, and what a run needs, worked out before it begins, ``agents/plan``. What a run
-leaves behind:
+``agents/keeping``, what a run needs, worked out before it begins, ``agents/plan``, and rollouts by
+servers, ``agents/serving``. What a run leaves behind:
 
     evaluation.py     Evaluation: what episodes say about a policy
     confidence.py     Wilson's and Newcombe's intervals of proportions

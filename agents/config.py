@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import gymnasium as gym
+import tyro
 
 from agents import command
 from agents.command import Options
@@ -19,6 +20,7 @@ from agents.keeping.saved import AUTO
 from agents.model.policy import LoRA, MLLMPolicy
 from agents.model.sampling import Sampling
 from agents.ppo_config import PRESETS, PPOConfig
+from agents.serving.settings import ServingSettings
 from agents.source import EPISODE_SETTINGS, TINY, MadeFor, PolicySource
 from gym_longvideo import checks
 from gym_longvideo.env import SETTINGS
@@ -74,6 +76,7 @@ class TrainConfig:
         thinking: Whether the model thinks before it replies, for models whose chat template has
             that switch (enable_thinking); by default as the model was made for, or as the template
             has it.
+        serving: Who plays the episodes: these processes, or vLLM servers.
         bonus: Whether retrievals earn the bootstrapping bonus while they are rare.
         bonus_stages: Pairs of retrieval rate and the bonus below it.
         bonus_patience: Batches in a row above the last rate that end the bonus for good.
@@ -125,6 +128,9 @@ class TrainConfig:
     prompt: str = ""
     max_new_tokens: int = 48
     thinking: bool | None = None
+    serving: Annotated[ServingSettings, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=ServingSettings
+    )
     bonus: bool = True
     bonus_stages: tuple[tuple[float, float], ...] = STAGES
     bonus_patience: int = PATIENCE
@@ -196,6 +202,11 @@ class TrainConfig:
             raise ValueError(
                 "ppo.critic='adapter' needs adapters and lora_rank=0 makes none; use "
                 "lora_rank=64, or ppo.critic='head' or 'model'"
+            )
+        if self.serving.by_servers and self.ppo.top_p < 1:
+            raise ValueError(
+                f"ppo.top_p={self.ppo.top_p:g} with rollout='vllm': a server's log-probabilities "
+                "are those of the nucleus, and training needs those of all ids; use ppo.top_p=1"
             )
         RetrievalBonus(self.bonus_stages, self.bonus_patience)
         known = (*SETTINGS, "render_mode", "suite", "split", "suite_options")

@@ -1,7 +1,8 @@
 """Metrics: the names under which a run's numbers are logged, those that dashboards know.
 
 ``charts`` is what the episodes were like, without any bonus; ``losses`` what the learner says;
-``perf`` and ``time`` what it cost. All are over all processes.
+``perf`` and ``time`` what it cost: ``perf/waiting`` is the share of a rollout in which dialogues
+waited for their environments, that is for videos to be decoded. All are over all processes.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def of_rollout(
     tally.add(trajectories)
     means = tally.result(processes)
     stats = collector.stats
-    decoded, prefilled, skipped = processes.total(
-        stats["decoded"], stats["prefilled"], len(collector.skipped)
+    decoded, prefilled, waiting, skipped = processes.total(
+        stats["decoded"], stats["prefilled"], stats["waiting"], len(collector.skipped)
     )
     return {
         "charts/return": means.mean_return,
@@ -54,6 +55,7 @@ def of_rollout(
         "perf/tokens_per_second": decoded / seconds,
         "perf/prefill_tokens_per_second": prefilled / seconds,
         "perf/episodes_per_second": means.episodes / seconds,
+        "perf/waiting": waiting / processes.size,
         "time/rollout": seconds,
     }
 

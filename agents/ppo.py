@@ -40,6 +40,7 @@ from agents.model.rows import Row
 from agents.optimizers import make_optimizer
 from agents.parallel import Processes
 from agents.ppo_config import PPOConfig
+from agents.serving.mismatch import corrected
 from agents.sharding import Sharding, whole
 from agents.trajectory import Trajectory
 
@@ -55,6 +56,9 @@ class PPOLearner:
         processes: Peers that learn from episodes of their own, at the same time.
         sharding: How the weights lie in these processes; by default several of them hold one copy
             together.
+        rollout_gap_limit: Where another engine draws the replies, the most that its
+            log-probabilities may differ from ours, on average over a batch; None where the policy
+            draws them itself.
 
     Attributes:
         step: Batches learned from.
@@ -73,9 +77,11 @@ class PPOLearner:
         seed: int = 0,
         processes: Processes | None = None,
         sharding: Sharding | None = None,
+        rollout_gap_limit: float | None = None,
     ) -> None:
         self.policy, self.config, self.bonus = policy, config, bonus
         self.processes = processes or Processes()
+        self.rollout_gap_limit = rollout_gap_limit
         self.critic = Critic(policy, config.critic)
         # Without adapters to switch off, the reference is a copy.
         self.reference: Root | None = None
@@ -103,6 +109,7 @@ class PPOLearner:
 
         Raises:
             DivergedError: If weights are not finite then, or three updates in a row took no step.
+            RolloutGapError: If another engine drew the replies with other weights.
         """
         usable = [each for each in trajectories if not each.infra_error and each.turns]
         metrics = {"infra_errors": self.processes.total(len(trajectories) - len(usable))[0]}
@@ -115,6 +122,16 @@ class PPOLearner:
         with self.sharding.seeing():
             batch = self.prepare(usable)
             metrics |= self.batch_metrics(batch, usable)
+            if self.rollout_gap_limit is not None:
+                batch, weighted = corrected(
+                    batch,
+                    usable,
+                    metrics,
+                    self.processes,
+                    limit=self.rollout_gap_limit,
+                    clip=self.config.rollout_is_clip,
+                )
+                metrics |= weighted
             scored = time.perf_counter()
             metrics |= self._optimise(batch)
         metrics |= {"score_s": scored - started, "optimise_s": time.perf_counter() - scored}

@@ -51,6 +51,8 @@ class PPOConfig:
             there is some.
         score_tokens: The same of a scoring pass, which keeps nothing for a backward pass: twice as
             many stay below the peak of a rollout. None for as many.
+        rollout_is_clip: Where servers gave the replies, a token's advantage is weighted by its
+            probability here over that there, at most this; None for no weights.
     """
 
     gamma_token: float = 1.0
@@ -81,6 +83,7 @@ class PPOConfig:
     top_p: float = 1.0
     micro_batch_tokens: int = 8192
     score_tokens: int | None = 16384
+    rollout_is_clip: float | None = 2.0
 
     def __post_init__(self) -> None:
         for name in ("gamma_token", "lambda_token", "gamma_turn", "lambda_turn"):
@@ -91,7 +94,7 @@ class PPOConfig:
         for name in ("actor_lr", "critic_lr", "grad_clip", "temperature"):
             checks.number(name, getattr(self, name), above=0)
         checks.number("top_p", self.top_p, above=0, most=1)
-        for name in ("value_clip", "target_kl"):
+        for name in ("value_clip", "target_kl", "rollout_is_clip"):
             checks.number(name, getattr(self, name), above=0, optional=True)
         checks.number("dual_clip", self.dual_clip, above=1, optional=True)
         for name in ("epochs", "minibatch", "micro_batch_tokens"):

@@ -10,6 +10,7 @@ the learner leaves them out and counts them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -101,6 +102,11 @@ class RolloutCollector:
             earlier replies without their thinking.
         keep_records: Keep records and frames of every episode.
         session: Makes what draws the replies of one wave of dialogues.
+
+    Attributes:
+        skipped: Tasks whose video could not be opened, and why.
+        stats: Of the latest ``collect``: tokens "prefilled" and "decoded", and "waiting", the share
+            of the time that was spent waiting for environments, that is for their videos.
     """
 
     def __init__(
@@ -168,15 +174,11 @@ class RolloutCollector:
             VideoError: If a video cannot be opened and has no replacement, or if a hundred in a row
                 cannot.
         """
-        self.stats = {"prefilled": 0.0, "decoded": 0.0}
+        self._begin_to_collect()
         trajectories: list[Trajectory] = []
         following = [*tasks, *upcoming]
         places = range(len(tasks)) if places is None else places
-        for name, given in (
-            ("generator", generator), ("replacement", replacement), ("places", places)
-        ):  # fmt: skip
-            if isinstance(given, Sequence) and len(given) != len(tasks):
-                raise ValueError(f"{name} has {len(given)} for {len(tasks)} tasks; pass one a task")
+        check_lengths(tasks, generator=generator, replacement=replacement, places=places)
         for start in range(0, len(tasks), len(self.envs)):
             part = slice(start, start + len(self.envs))
             wave = list(tasks[part])
@@ -194,7 +196,12 @@ class RolloutCollector:
                 trajectories.append(played)
             if progress is not None:
                 progress(len(wave))
+        self.stats["waiting"] = self._waited_s / max(time.perf_counter() - self._began, 1e-9)
         return trajectories
+
+    def _begin_to_collect(self) -> None:
+        self.stats = {"prefilled": 0.0, "decoded": 0.0, "waiting": 0.0}
+        self._began, self._waited_s = time.perf_counter(), 0.0
 
     def _wave(
         self,
@@ -207,47 +214,57 @@ class RolloutCollector:
         for place, task in enumerate(tasks):
             self._open(place, task)
         codec = self.policy.codec
+        began = time.perf_counter()
         begun = [(place, self._begin(place, other)) for place, other in enumerate(others)]
+        self._waited_s += time.perf_counter() - began
         trajectories = {place: each for place, each in begun if each is not None}
         session = self.session(self.policy, sampling, noise)
         running = list(trajectories)
-        new: dict[int, list[Block]] = {}
-        for place in running:
-            user = self._user(place)
-            new[place] = [trajectories[place].system, user]
-            trajectories[place].turns.append(Exchange.opened(user))
         turn = 0
         while running:
-            moved = self.history is not None and turn > self.history
-            fresh = turn == 0 or moved or codec.drops_thinking or not self.reuse_cache
-            if fresh and turn:
-                new = {place: trajectories[place].context(codec, self.history) for place in running}
-            replies = session.reply(running, [new[place] for place in running], fresh=fresh)
+            fresh = self._is_fresh(turn)
+            new = [self._new_blocks(trajectories[place], fresh) for place in running]
+            replies = session.reply(running, new, fresh=fresh)
             texts = [codec.text(reply.ids) for reply in replies]
+            began = time.perf_counter()
             steps = self._step(running, texts)
-            new, still = {}, []
+            self._waited_s += time.perf_counter() - began
+            still = []
             for place, reply, step in zip(running, replies, steps, strict=True):
-                trajectory = trajectories[place]
-                said = trajectory.turns[-1]
-                said.reply = reply
-                said.close = codec.close(codec.reply(reply.ids))
-                _, _, terminated, truncated, info = step
-                said.retrieved, said.malformed = executed_retrieve(info), info["malformed"]
-                if terminated or truncated:
-                    self._finish(trajectory, place, info)
-                    if place < len(ahead):
-                        self._open(place, ahead[place])
-                    continue
-                user = self._user(place)
-                new[place] = [said.close, user]
-                trajectory.turns.append(Exchange.opened(user))
-                if self.keep_records:
-                    trajectory.frames.append(self.envs[place].turn.frames.copy())
-                still.append(place)
+                if self._goes_on(trajectories[place], place, reply, step):
+                    still.append(place)
+                elif place < len(ahead):
+                    self._open(place, ahead[place])
             running, turn = still, turn + 1
         self.stats["prefilled"] += session.prefilled
         self.stats["decoded"] += session.decoded
         return trajectories
+
+    def _is_fresh(self, turn: int) -> bool:
+        """Return whether a turn's context is no continuation of that of the turn before."""
+        moved = self.history is not None and turn > self.history
+        return turn == 0 or moved or self.policy.codec.drops_thinking or not self.reuse_cache
+
+    def _new_blocks(self, trajectory: Trajectory, fresh: bool) -> list[Block]:
+        """Return what a session is given for the turn that is not answered yet."""
+        if fresh:
+            return trajectory.context(self.policy.codec, self.history)
+        return [trajectory.turns[-2].close, trajectory.turns[-1].user]
+
+    def _goes_on(self, trajectory: Trajectory, place: int, reply: Reply, step: Any) -> bool:
+        """Note a reply and what the environment made of it; return whether there is a next turn."""
+        codec, said = self.policy.codec, trajectory.turns[-1]
+        said.reply = reply
+        said.close = codec.close(codec.reply(reply.ids))
+        _, _, terminated, truncated, info = step
+        said.retrieved, said.malformed = executed_retrieve(info), info["malformed"]
+        if terminated or truncated:
+            self._finish(trajectory, place, info)
+            return False
+        trajectory.turns.append(Exchange.opened(self._user(place)))
+        if self.keep_records:
+            trajectory.frames.append(self.envs[place].turn.frames.copy())
+        return True
 
     def _open(self, place: int, task: int) -> None:
         """Start a reset, unless the very same one is under way."""
@@ -282,6 +299,7 @@ class RolloutCollector:
         env = self.envs[place]
         system = env.messages()[0]["content"][0]["text"]
         trajectory = Trajectory(self.policy.codec.system(system), task_id=info["task_id"])
+        trajectory.turns.append(Exchange.opened(self._user(place)))
         if self.keep_records:
             trajectory.frames.append(env.turn.frames.copy())
         return trajectory
@@ -350,6 +368,17 @@ def play(
             keep(trajectories)
     tally.fault(len(collector.skipped) - skipped)
     return tally
+
+
+def check_lengths(tasks: Sequence[int], **options: Any) -> None:
+    """Refuse options that are lists with another length than the tasks.
+
+    Raises:
+        ValueError: Naming the option.
+    """
+    for name, given in options.items():
+        if isinstance(given, Sequence) and len(given) != len(tasks):
+            raise ValueError(f"{name} has {len(given)} for {len(tasks)} tasks; pass one a task")
 
 
 def _at_once(function: Callable[..., Any], **options: Any) -> Future[Any]:

@@ -8,6 +8,7 @@ of everything else:
     longvideo train --resume runs/train-20250101-120000 --iterations 400
     longvideo train --seconds 600 --out runs/mine --resume auto    # again and again, to the end
     torchrun --nproc-per-node 8 -m agents.train --preset paper
+    longvideo train --rollout vllm --servers http://localhost:8000
 
 Several processes hold the weights together, each a part of every tensor, unless --shard says
 otherwise. "longvideo plan" says what fits on which GPUs.
@@ -30,6 +31,7 @@ from agents import command
 from agents.config import TrainConfig, make_train_config
 from agents.keeping.divergence import DivergedError
 from agents.keeping.saved import AUTO, CheckpointError, newest_readable
+from agents.serving.errors import ServerError
 from gym_longvideo.command import Parser, as_command, fail
 from gym_longvideo.suite import imports_code
 from gym_longvideo.video.errors import VideoError
@@ -113,16 +115,18 @@ def main(arguments: Sequence[str]) -> int:
         from transformers.utils import logging as chatter
 
         from agents.parallel import ProcessError
+        from agents.serving.mismatch import RolloutGapError
         from agents.trainer import Trainer
 
         chatter.disable_progress_bar()
         trainer = Trainer(config)
-    except CheckpointError as error:
+    except (CheckpointError, ServerError) as error:
         return fail(error)
     main_process = trainer.processes.main
     try:
         result = trainer.run()
-    except (CheckpointError, DivergedError, ProcessError, VideoError, OSError) as error:
+    except (CheckpointError, DivergedError, ProcessError, RolloutGapError, ServerError,
+            VideoError, OSError) as error:  # fmt: skip
         if main_process or isinstance(error, (VideoError, OSError)):  # all have the others
             fail(f"{error}{_how_to_go_on(trainer.out)}")
         return 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ from agents.parallel import Processes
 from agents.plan.refusal import refuse_what_cannot_fit
 from agents.ppo import PPOLearner
 from agents.rollout import RolloutCollector, play
+from agents.serving.continuous import ContinuousCollector
+from agents.serving.fleet import Fleet, open_fleet
 from agents.sharding import Sharding
 from agents.source import check_frames, frame_cost, frame_tokens
 from agents.trajectory import Trajectory
@@ -66,6 +68,8 @@ class Trainer:
         CheckpointError: If there is nothing to resume, or it is of another model.
         RunError: If another process writes to the directory, or nothing can be written there.
         DivergedError: If the model holds weights that are not finite.
+        ServerError: If servers are to play and do not answer, or do not run the model as it is
+            trained.
     """
 
     def __init__(
@@ -93,10 +97,13 @@ class Trainer:
         self._hold: Hold | None = None  # of the main process alone
         if policy is None:
             refuse_what_cannot_fit(config, self.processes)
+        self.fleet: Fleet | None = None
         self.out, resumed = self.processes.by_main(self._claim)
         try:
             self._set_up(policy, splits, envs, resumed)
         except BaseException:
+            if self.fleet is not None:
+                self.fleet.close()
             if self._hold is not None:
                 self._hold.abandon()
             raise
@@ -112,7 +119,7 @@ class Trainer:
         envs: list[list[TextProtocol]],
         resumed: Path | None,
     ) -> None:
-        config = self.config
+        config, serving = self.config, self.config.serving
         torch.manual_seed(config.seed)  # adapters and heads start alike in all processes
         if config.lora_rank and self.processes.device.type == "cuda":
             # All weights, where they are trained, are in single precision for a reason.
@@ -138,16 +145,26 @@ class Trainer:
             seed=config.seed,
             processes=self.processes,
             sharding=self.sharding,
+            rollout_gap_limit=serving.rollout_gap_limit if serving.by_servers else None,
         )
         odd = self.processes.gather(not_finite(self.policy.base.named_parameters()))
         refuse([name for names in odd for name in names], "before training")
         if policy is None and self.sharding.on:  # what was loaded whole was asked then
             self.sharding.check(self.policy)
         self.keeper = Keeper(config, self.learner, self.processes)
+        workers = self.keeper.resume(resumed) if resumed is not None else None
+        if serving.by_servers:
+            self.fleet = open_fleet(
+                serving,
+                self.learner,
+                self.processes,
+                out=self.out,
+                images=seen.budget.total,
+                frame_size=frame_size,
+            )
         collectors = [self._collector(each, held_out) for held_out, each in enumerate(envs)]
         self.collector = collectors[0]
         self.examiner = collectors[1] if config.eval_every else None
-        workers = self.keeper.resume(resumed) if resumed is not None else None
         self.dealing = deal_out(
             _suite_size(self.collector),
             config.batch,
@@ -182,6 +199,8 @@ class Trainer:
             VideoError: If a hundred videos in a row cannot be opened.
             RunError: If the log cannot be written.
             ProcessError: If another process of the run failed.
+            ServerError: If servers play, and none answers any more or one does not do as asked.
+            RolloutGapError: If servers play with other weights than those that are trained.
         """
         config, main = self.config, self.processes.main
         try:
@@ -284,7 +303,7 @@ class Trainer:
         tasks = self.dealing.deal()
         skipped = len(self.collector.skipped)
         try:
-            with self.sharding.playing(), self.interrupts.abandonable():
+            with self._playing(), self.interrupts.abandonable():
                 episodes = self.collector.collect(
                     tasks,
                     self.config.sampling,
@@ -320,7 +339,7 @@ class Trainer:
 
         skipped, tally, failure = len(self.examiner.skipped), Tally(), None
         try:
-            with self.sharding.playing(), self.interrupts.abandonable():
+            with self._playing(), self.interrupts.abandonable():
                 tally = play(
                     self.examiner,
                     tasks,
@@ -366,15 +385,25 @@ class Trainer:
             if self.examiner is not None:
                 last.callback(self.examiner.close)
             last.callback(self.collector.close)
+            if self.fleet is not None:
+                last.callback(self.fleet.close)
             self.progress.close()
 
     def _collector(self, envs: list[TextProtocol], held_out: int) -> RolloutCollector:
-        return RolloutCollector(
-            envs,
-            self.policy,
-            history=self.config.ppo.history,
-            keep_records=bool(held_out),
-        )
+        history, keep_records = self.config.ppo.history, bool(held_out)
+        if self.fleet is not None:
+            session = self.fleet.session
+            return ContinuousCollector(
+                envs, self.policy, session=session, history=history, keep_records=keep_records
+            )
+        return RolloutCollector(envs, self.policy, history=history, keep_records=keep_records)
+
+    def _playing(self) -> AbstractContextManager[None]:
+        """Have whoever plays hold the weights as they are; all processes must ask together."""
+        if self.fleet is None:
+            return self.sharding.playing()
+        self.fleet.sync(self.interrupts.abandonable)
+        return nullcontext()
 
     def _log(self, metrics: dict[str, float]) -> None:
         if self.logbook is not None and metrics:

@@ -12,6 +12,7 @@ import agents.dealing
 import agents.keeping
 import agents.model
 import agents.plan
+import agents.serving
 from agents.confidence import newcombe, wilson
 
 
@@ -63,7 +64,8 @@ def test_the_package_and_the_intervals_import_no_torch():
 
 
 @pytest.mark.parametrize(
-    "package", [agents, agents.dealing, agents.keeping, agents.model, agents.plan]
+    "package",
+    [agents, agents.dealing, agents.keeping, agents.model, agents.plan, agents.serving],
 )
 def test_the_package_lists_every_module_once(package):
     folder = Path(package.__file__).parent

@@ -22,8 +22,9 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 OPTIONAL = PROJECT["optional-dependencies"]
 OWN = {"gym_longvideo", "agents", "benchmarks", "examples"}
-# Installed with transformers, whose own parts they are; TRL is a rival that may be absent.
-WITH_OTHERS = {"tokenizers", "huggingface_hub", "trl"}
+# Installed with transformers, whose own parts they are; TRL is a rival that may be absent, and vLLM
+# imports a module of ours in an environment of its own.
+WITH_OTHERS = {"tokenizers", "huggingface_hub", "trl", "vllm"}
 RUN = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
     for package in sorted(OWN)

@@ -8,6 +8,7 @@ import math
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -260,3 +261,19 @@ def test_every_example_says_what_to_expect_and_how_long_it_takes() -> None:
             head = text.split('"""')[1]
             assert "Expect" in head, path.name
             assert any(word in head for word in ("second", "minute", "hour")), path.name
+
+
+def test_torchvision_is_mended_once():
+    from tools.patch_torchvision import guarded
+
+    source = '@torch.library.register_fake("torchvision::nms")\ndef meta_nms(): ...\n'
+    once, count = guarded(source)
+    assert count == 1 and 'hasattr(torch.ops.torchvision, "nms")' in once
+    assert guarded(once) == (once, 0)
+    # What is absent is passed over, and the function stays as it is.
+    torch = SimpleNamespace(
+        library=SimpleNamespace(register_fake=None), ops=SimpleNamespace(torchvision=object())
+    )
+    names: dict[str, object] = {"torch": torch}
+    exec(once, names)
+    assert callable(names["meta_nms"])

@@ -9,6 +9,8 @@ the medians are compared.
   kept from turn to turn, against ``model.generate`` on the whole context in every turn, images
   included. Both are fed the same dialogues and produce the same number of tokens.
 * ``rollout_vs_no_kv_reuse``, ``rollout_vs_no_feature_cache``: each optimisation switched off alone.
+* ``vllm_vs_rollout``: a vLLM server that is named (``--server``) against our rollout, on the same
+  dialogues.
 * ``update_packed_vs_padded``, ``score_packed_vs_padded``: one optimiser step, and the scoring of a
   batch, on dialogues end to end against the same padded. Dialogues are of one turn, two or three,
   because policies answer when they like; all updates here learn from these.
@@ -45,6 +47,7 @@ from agents.model.vision import patchify
 from agents.ppo import PPOLearner
 from agents.ppo_config import make_config
 from agents.trajectory import Exchange, Trajectory
+from benchmarks.speed.served import Rival
 from gym_longvideo.command import as_command
 from gym_longvideo.files import write_whole
 from gym_longvideo.wrappers import TextProtocol
@@ -60,6 +63,7 @@ class SpeedConfig:
         reply_tokens: Tokens of every reply.
         repeats: Times each is run; medians count.
         threads: Of PyTorch.
+        server: Address of a vLLM server that serves the same model, to be measured too.
         json_file: Where to write the numbers.
     """
 
@@ -68,6 +72,7 @@ class SpeedConfig:
     reply_tokens: int = 13
     repeats: int = 5
     threads: int = 1
+    server: str = ""
     json_file: Path | None = None
 
 
@@ -200,21 +205,26 @@ def _finish_gpu() -> None:
 def measure_rollout(script: Script, config: SpeedConfig) -> dict[str, float]:
     """Return ratios of episodes a second."""
     # The end token must not end replies early: everybody makes as many tokens.
+    rival = Rival(config.server, script.policy) if config.server else None
     end, script.policy.codec.end_id = script.policy.codec.end_id, -1
     n = config.reply_tokens
+    contenders: dict[str, Callable[[], Any]] = {
+        "ours": lambda: ours(script, n),
+        "generate": lambda: plain_generate(script, n),
+        "no_kv_reuse": lambda: ours(script, n, reuse_cache=False),
+        "no_feature_cache": lambda: ours(script, n, features=False),
+    }
+    if rival is not None:
+        turns = [script.contexts(turn) for turn in range(script.turns)]
+        contenders["vllm"] = lambda: rival.play(turns, n)
     try:
-        seconds = medians(
-            {
-                "ours": lambda: ours(script, n),
-                "generate": lambda: plain_generate(script, n),
-                "no_kv_reuse": lambda: ours(script, n, reuse_cache=False),
-                "no_feature_cache": lambda: ours(script, n, features=False),
-            },
-            config.repeats,
-        )
+        seconds = medians(contenders, config.repeats)
     finally:
         script.policy.codec.end_id = end
+    by_server = seconds.pop("vllm", None)
     rivals = {f"rollout_vs_{k}": v / seconds["ours"] for k, v in seconds.items() if k != "ours"}
+    if by_server is not None:
+        rivals["vllm_vs_rollout"] = seconds["ours"] / by_server
     return {"episodes_per_second": len(script.episodes) / seconds["ours"], **rivals}
 
 

@@ -1,0 +1,1 @@
+"""What runs beside or inside vLLM; nothing else of ours is installed there."""
