@@ -52,9 +52,9 @@ def trained(out: str, kind: str, resume: bool = False) -> None:
     trainer.processes.close()
 
 
-def learner_of(kind: str, processes: Processes) -> PPOLearner:
+def learner_of(kind: str, processes: Processes, **changes: Any) -> PPOLearner:
     """Return a learner as it is before training."""
-    config = config_of(Path("unused"), kind)
+    config = config_of(Path("unused"), kind, **changes)
     torch.manual_seed(config.seed)
     sharding = Sharding(processes)
     policy = config.load_policy("cpu", empty=sharding.on)
@@ -249,3 +249,32 @@ def test_a_kill_in_mid_save_costs_nothing_but_that_checkpoint(tmp_path):
     assert latest(tmp_path).name == "checkpoint-000002" and not left[0].exists()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines][-1] == 1
+
+
+def moments_in_bytes(out: str) -> None:
+    """Train with moments of eight bits; another learner must read what was written."""
+    model_dir()
+    eight: dict[str, Any] = {"ppo": {"critic": "model", "optimizer": "adamw8bit"}}
+    trainer = Trainer(config_of(Path(out), "head", **eight))
+    trainer.run()
+    processes = trainer.processes
+    learner = learner_of("head", processes, **eight)
+    found = latest(Path(out))
+    assert found is not None
+    restore(found, learner, fingerprint_of(learner_of("head", processes, **eight)))
+    ours, theirs = trainer.learner.tensors(), learner.tensors()
+    assert ours.keys() == theirs.keys()
+    coded = 0
+    for name, tensor in ours.items():
+        a, b = (shards._portable(each) for each in (tensor, theirs[name]))
+        assert torch.equal(own(a), own(b)), name
+        coded += type(own(tensor)) is not torch.Tensor and "/exp_avg" in name
+    assert coded  # small tensors keep numbers of four bytes
+    processes.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2])
+def test_moments_of_eight_bits_are_trained_written_and_read(tmp_path, size):
+    pytest.importorskip("torchao")
+    together(moments_in_bytes, size, str(tmp_path))
