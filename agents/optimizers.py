@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -33,6 +37,11 @@ def make_optimizer(
             f"ppo.optimizer={config.optimizer!r} needs the package torchao ({error}); pip install "
             "'gym-longvideo[adam8bit]', or use 'adamw'"
         ) from error
+    if rank := os.environ.get("RANK"):
+        # Its step is compiled, for parts of one shape. Of another process's kernels, for parts of
+        # another shape or empty ones, torch 2.13 crashes.
+        own = Path(tempfile.gettempdir()) / f"torchinductor-{getpass.getuser()}" / f"rank-{rank}"
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(own))
     return AdamW8bit(parameters, **options)
 
 

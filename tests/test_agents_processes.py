@@ -110,7 +110,8 @@ def launch(command: list[str], count: int, **more: str) -> list[str]:
         "WORLD_SIZE": str(count),
         **more,
     }
-    path = os.pathsep.join([str(HERE), str(HERE.parent)])
+    more_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    path = os.pathsep.join([str(HERE), str(HERE.parent), *filter(None, more_path)])
     running = [
         subprocess.Popen(
             [sys.executable, *command],
