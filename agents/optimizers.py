@@ -37,12 +37,22 @@ def make_optimizer(
             f"ppo.optimizer={config.optimizer!r} needs the package torchao ({error}); pip install "
             "'gym-longvideo[adam8bit]', or use 'adamw'"
         ) from error
-    if rank := os.environ.get("RANK"):
-        # Its step is compiled, for parts of one shape. Of another process's kernels, for parts of
-        # another shape or empty ones, torch 2.13 crashes.
-        own = Path(tempfile.gettempdir()) / f"torchinductor-{getpass.getuser()}" / f"rank-{rank}"
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(own))
+    _compile_apart()
     return AdamW8bit(parameters, **options)
+
+
+def _compile_apart() -> None:
+    """Give each process a directory of its own for what it compiles.
+
+    The step is compiled for the shapes of a process's parts, some of which are empty; with kernels
+    that another process made for its shapes, torch 2.13 crashes.
+    """
+    name, rank = "TORCHINDUCTOR_CACHE_DIR", os.environ.get("RANK")
+    place = Path(
+        os.environ.get(name) or Path(tempfile.gettempdir(), f"inductor-{getpass.getuser()}")
+    )
+    if rank is not None and place.name != f"rank-{rank}":
+        os.environ[name] = str(place / f"rank-{rank}")
 
 
 def remember(optimizer: torch.optim.Optimizer) -> None:
