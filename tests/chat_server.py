@@ -115,7 +115,13 @@ def completion(text: Any, **message: Any) -> dict[str, Any]:
 
 @contextmanager
 def serve(behave: Behaviour) -> Iterator[Server]:
-    server = Server(behave)
+    with running(Server(behave)) as server:
+        yield server
+
+
+@contextmanager
+def running(server: Any) -> Iterator[Any]:
+    """Let a server answer; at the end it lets go of what hangs and stops."""
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from chat_server import running
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -257,17 +258,4 @@ def _error(status: int, message: str) -> tuple[int, Any]:
 def serving(*policies: MLLMPolicy) -> Iterator[list[FakeVLLM]]:
     """Run a server for each policy."""
     with ExitStack() as stack:
-        yield [stack.enter_context(_running(FakeVLLM(policy))) for policy in policies]
-
-
-@contextmanager
-def _running(server: FakeVLLM) -> Iterator[FakeVLLM]:
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.released.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        yield [stack.enter_context(running(FakeVLLM(policy))) for policy in policies]
