@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from agents.config import TrainConfig
 from agents.keeping.undo import LARGEST
@@ -168,7 +169,8 @@ class _Planner:
                 # A layer's cache grows by being copied.
                 "KV cache": passes.cache(batch) * (1 + 1 / sizes.layers * (turn.past > 0)),
                 "frame features": frames,
-                "activations": passes.forward(batch) + given,
+                # A rollout feeds rows that are padded, whatever learning does.
+                "activations": replace(passes, packed=False).forward(batch) + given,
             }))  # fmt: skip
             last = batch._replace(columns=batch.columns + load.reply)
             found.append(("decode", {
