@@ -73,6 +73,11 @@ def suite_to_play(
     options = dict(options or {})
     if not isinstance(suite, str):
         return general.load_suite(suite, options=options)
+    if len(parts := general.parts_of(suite)) > 1:
+        raise ValueError(
+            f"suite={suite!r} mixes {len(parts)} suites, which is for training; evaluate them one "
+            "by one, so that each has scores of its own"
+        )
     name, named = general.named_split(suite)
     split = named or split
     if name.lower().endswith(FILES):

@@ -9,6 +9,7 @@ import pytest
 
 from agents.config import PAPER_FILTER, TrainConfig, make_train_config
 from agents.evaluation import check_held_out
+from benchmarks.evaluate import suite_to_play
 from gym_longvideo.mixture import MixtureSuite
 from gym_longvideo.suite import Suite, load_suite, named_split, parts_of
 
@@ -136,3 +137,8 @@ def test_a_benchmark_that_is_trained_on_is_evaluated_on_another_split_or_suite()
     with pytest.raises(ValueError, match="trained and evaluated on"):
         TrainConfig(suite="nextgqa:val")
     assert TrainConfig(suite="nextgqa:val", eval_suite="nextgqa:test").eval_split == "test"
+
+
+def test_mixtures_are_not_evaluated_but_their_parts_are(tmp_path):
+    with pytest.raises(ValueError, match="mixes 2 suites, which is for training"):
+        suite_to_play(f"haystack:val,{annotation(tmp_path / 'm.jsonl', 2)}")
